@@ -1,0 +1,250 @@
+"""The one schema of a run: frozen dataclasses, no behaviour beyond derived numbers.
+
+A `RunConfig` is built by `configs/*.py: get_config(arg)`, changed by `--config.a.b=value` flags (`config/load`), checked by
+`config/check` and written by `config/render`. Units are in the names: `_px` pixels, `_s` seconds, `_len` tokens.
+Defaults are OFA's own constants (sources: OFA paper, arXiv 2202.03052, and the official pretraining scripts); a value that a
+size, a stage or a laptop changes is a field, never a literal in the code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabConfig:
+    """One id space: text pieces, then image codes, then location bins. Ids 0..3 are BOS, PAD, EOS, UNK; the last text id is MASK."""
+
+    tokenizer: Literal["gpt2_bpe", "sentencepiece"] = "gpt2_bpe"
+    path: str = ""  # sentencepiece: the .model file; gpt2_bpe: OFA's dict.txt, or empty for GPT-2's own id order
+    num_text: int = 50_265  # the four special ids and MASK included
+    num_codes: int = 8_192
+    num_bins: int = 1_000
+    canvas_px: int = 512  # divisor of box coordinates, whatever the picture's size ("max_image_size" of the official code)
+    pad_multiple: int = 128  # embedding rows are padded to a multiple of this; padded ids never get probability
+
+    @property
+    def mask_id(self) -> int:
+        return self.num_text - 1
+
+    @property
+    def first_code_id(self) -> int:
+        return self.num_text
+
+    @property
+    def first_bin_id(self) -> int:
+        return self.num_text + self.num_codes
+
+    @property
+    def size(self) -> int:
+        """Number of ids that mean something."""
+        return self.num_text + self.num_codes + self.num_bins
+
+    @property
+    def padded_size(self) -> int:
+        """Rows of the embedding matrix: `size` rounded up to `pad_multiple`."""
+        return -(-self.size // self.pad_multiple) * self.pad_multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """The bottleneck ResNet front: stages 1 to 3 of torchvision's v1.5 network, without stage 4, pooling and classifier."""
+
+    blocks: tuple[int, ...] = (3, 4, 6)
+    base_width: int = 64  # width of the stem and of stage 1; doubles with every stage
+    expansion: int = 4  # a block's output channels over its width
+    strides: tuple[int, ...] = (1, 2, 2)  # of each stage's first block, on its 3x3 convolution
+    stem_kernel: int = 7
+    stem_stride: int = 2
+    stem_pool: bool = True  # 3x3 max pooling with stride 2 after the stem
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1  # PyTorch's meaning: weight of the new statistics
+    drop_path_rate: float = 0.0
+
+    @property
+    def stride(self) -> int:
+        """Pixels per patch: 16 for OFA."""
+        total = self.stem_stride * (2 if self.stem_pool else 1)
+        for s in self.strides:
+            total *= s
+        return total
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage: 1024 for OFA."""
+        return self.base_width * 2 ** (len(self.blocks) - 1) * self.expansion
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """An OFA encoder-decoder. Head scaling, post-attention and in-FFN LayerNorm are always on, as in every released model."""
+
+    width: int
+    ffn_width: int
+    num_heads: int
+    encoder_layers: int
+    decoder_layers: int
+    resnet: ResNetConfig = ResNetConfig()
+    token_bucket_size: int = 256
+    image_bucket_size: int = 42  # side of the position grid; patch ids are image_bucket_size * row + column + 1
+    max_positions: int = 1024  # text positions and the reach of the 1-D buckets
+    spare_positions: int = 2  # unused rows at the end of the text position tables
+    code_image_px: int = 128  # picture side that the decoder's code grid covers
+    code_stride: int = 8  # pixels per image code (VQGAN f=8)
+    code_filler_id: int = 1024  # image position id of decoder positions past the code grid
+    attn_scale_factor: float = 2.0
+    layer_norm_eps: float = 1e-5
+    init_std: float = 0.02
+    interpolate_position: bool = False
+    orig_patch_image_px: int = 256  # only used when interpolating
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    encoder_drop_path_rate: float = 0.1
+    decoder_drop_path_rate: float = 0.1
+    image_norm: Literal["batch", "frozen"] = "batch"  # batch statistics in training, or running ones, never written
+    norm_group: int = 0  # consecutive images of a stream that share statistics; 0: the whole stream over all devices
+    layers: Literal["scan", "unroll"] = "unroll"
+    remat: Literal["none", "dots", "full"] = "none"
+    attention: Literal["reference"] = "reference"
+    convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def code_grid(self) -> int:
+        return self.code_image_px // self.code_stride
+
+    @property
+    def num_text_positions(self) -> int:
+        return self.max_positions + self.spare_positions
+
+    @property
+    def num_image_positions(self) -> int:
+        return self.image_bucket_size**2 + 1
+
+    @property
+    def num_token_buckets(self) -> int:
+        return 2 * self.token_bucket_size - 1
+
+    @property
+    def num_image_buckets(self) -> int:
+        return (2 * self.image_bucket_size - 1) ** 2 + 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One line of a mixture: rows of kind `row` from `dataset`, drawn with `weight` relative to its block's other lines."""
+
+    dataset: str  # a folder below `data.dir`
+    row: Literal["caption", "question", "grounding", "detection", "image_infilling", "text_infilling"]
+    weight: float = 1.0
+    split: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """One row block of the global batch: `rows` images (or texts), each with `pairs_per_image` pairs, at one static shape."""
+
+    name: str
+    stream: Literal["pairs", "images", "text"]
+    rows: int
+    source_len: int
+    target_len: int
+    sources: tuple[SourceConfig, ...]
+    image_px: int = 0  # side of the square network input; 0 for text
+    pairs_per_image: int = 1  # pairs drawn from one image; each pair of stream `pairs` makes two sequences
+    num_patches: int = 0  # patches sampled per sequence; 0 keeps all
+    augment: Literal["resize", "random_resize_crop", "scale_jitter"] = "resize"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    dir: str = "data"
+    blocks: tuple[BlockConfig, ...] = ()
+    num_workers: int = 0  # worker processes; 0 reads in threads of the training process
+    prefetch: int = 4  # batches made ahead
+    max_reject_fraction: float = 0.01  # of the rows drawn so far, once `reject_grace` rows were drawn
+    reject_grace: int = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    label_smoothing: float = 0.0
+    logit_chunk: int = 0  # target positions per chunk of the output layer; 0: all at once
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with decay on all parameters, linear warm-up and linear decay, global-norm clipping."""
+
+    learning_rate: float = 1e-4
+    end_learning_rate: float = 0.0
+    warmup_fraction: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+    ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the device mesh; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 1_000
+    every_s: float = 600.0  # also by time; 0: by steps only
+    keep: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSetConfig:
+    """One row of the table: `limit` examples of `row` of `dataset`/`split`, evaluated as `task`."""
+
+    name: str  # key in eval.json: "dataset/split" or "task/split"
+    task: str
+    dataset: str
+    split: str
+    limit: int = 0  # 0: all
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    sets: tuple[EvalSetConfig, ...] = ()
+    batch_rows: int = 64
+    source_len: int = 128
+    target_len: int = 64
+    image_px: int = 384
+    bootstrap_samples: int = 1_000
+    report_examples: int = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    name: str
+    model: ModelConfig
+    vocab: VocabConfig = VocabConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    workdir: str = "runs/{name}"
+    steps: int = 300_000
+    seed: int = 1
+    precision: Literal["f32", "bf16", "f64"] = "f32"
+    log_every: int = 50
