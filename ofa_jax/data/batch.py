@@ -7,9 +7,12 @@ Every shape is static: it depends on the config alone. NamedTuples are pytrees b
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ordered
 from typing import NamedTuple
 
 import numpy as np
+
+from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, BlockConfig
 
 
 class Block(NamedTuple):
@@ -25,6 +28,25 @@ class Block(NamedTuple):
     code_mask: np.ndarray  # bool [Q]: the target is a grid of image codes
     task_ids: np.ndarray  # int32 [Q]: index into `tasks.table.TASK_NAMES`; -1 for a padding sequence
     elements: np.ndarray  # int64 [R]: index of the row in the block's endless order
+
+
+class Sequence(NamedTuple):
+    """One encoded sequence of a row, before padding. Lengths already fit the block."""
+
+    source_ids: list[int]  # BOS + instruction + EOS
+    target_ids: list[int]  # target body, without BOS and EOS
+    confidence: float
+    code_mask: bool
+    task_id: int
+    no_loss_prefix: int  # target tokens at the start that carry no loss
+
+
+class Row(NamedTuple):
+    """One row of a block: a picture (None in a text block) and its G sequences."""
+
+    image: np.ndarray | None  # uint8 [image_px, image_px, 3]
+    hole: bool
+    sequences: tuple[Sequence, ...]
 
 
 class Reject(NamedTuple):
@@ -44,3 +66,119 @@ class Batch(NamedTuple):
     data_step: int
     blocks: dict[str, Block]  # by block name, in the config's order
     rejects: tuple[Reject, ...]  # of this host's rows; stays on the host
+
+
+PADDING_TASK = -1  # task id of a padding sequence
+PADDING_ELEMENT = -1  # element of a padding row
+
+
+def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, vocab_size: int | None = None) -> Block:
+    """Stacks rows into the arrays of one block, right-padded to the block's lengths.
+
+    Args:
+      rows: R rows of the same number of sequences G; sequence g of row r becomes sequence r * G + g.
+      block: its `stream`, `image_px`, `source_len` S and `target_len` T fix every shape.
+      elements: the R indices of the rows in the block's endless order.
+      vocab_size: where given, ids are checked to be below it.
+
+    A target of n tokens fills n + 1 positions: `decoder_ids` BOS + target, `target_ids` target + EOS, of which the first
+    `no_loss_prefix` are PAD (never the EOS). Raises ValueError where a row breaks the promises of `Row` and `Sequence`.
+    """
+    if not rows or len(rows) != len(elements):
+        raise ValueError(f"block {block.name}: found {len(rows)} rows for {len(elements)} elements, expected one row each, at least one")
+    group = len(rows[0].sequences)
+    if group == 0:
+        raise ValueError(f"block {block.name}: row 0: found no sequences, expected at least 1")
+    num_rows, num_sequences = len(rows), len(rows) * group
+    source_ids = np.full((num_sequences, block.source_len), PAD_ID, np.int32)
+    decoder_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
+    target_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
+    confidence = np.zeros(num_sequences, np.float32)
+    code_mask = np.zeros(num_sequences, bool)
+    task_ids = np.zeros(num_sequences, np.int32)
+    decoder_ids[:, 0] = BOS_ID
+    num_source_ids = num_target_ids = 0
+    for r, row in enumerate(rows):
+        if len(row.sequences) != group:
+            raise ValueError(f"block {block.name}: row {r}: found {len(row.sequences)} sequences, expected {group} as in row 0")
+        for q, sequence in enumerate(row.sequences, start=r * group):
+            source, target = sequence.source_ids, sequence.target_ids
+            num_source, num_target = len(source), len(target)
+            if not 1 <= num_source <= block.source_len:
+                raise ValueError(f"block {block.name}: row {r}: field source_ids: found {num_source} ids, expected 1..{block.source_len}")
+            if num_target + 1 > block.target_len:
+                raise ValueError(f"block {block.name}: row {r}: field target_ids: found {num_target} ids, expected 0..{block.target_len - 1}")
+            source_ids[q, :num_source] = source
+            decoder_ids[q, 1 : num_target + 1] = target
+            target_ids[q, :num_target] = target
+            target_ids[q, num_target] = EOS_ID
+            confidence[q], code_mask[q], task_ids[q] = sequence.confidence, sequence.code_mask, sequence.task_id
+            num_source_ids += num_source
+            num_target_ids += num_target + 1
+    _check_ids(source_ids, block, field="source_ids", expected_ids=num_source_ids, vocab_size=vocab_size)
+    _check_ids(target_ids, block, field="target_ids", expected_ids=num_target_ids, vocab_size=vocab_size)
+    for q, sequence in enumerate(sequence for row in rows for sequence in row.sequences):
+        if sequence.no_loss_prefix:
+            target_ids[q, : min(sequence.no_loss_prefix, len(sequence.target_ids))] = PAD_ID
+    images = image_mask = hole_mask = None
+    if block.stream != "text":
+        images = np.empty((num_rows, block.image_px, block.image_px, 3), np.uint8)
+        for r, row in enumerate(rows):
+            if row.image is None or row.image.shape != images.shape[1:] or row.image.dtype != np.uint8:
+                found = "none" if row.image is None else f"{row.image.dtype} {row.image.shape}"
+                raise ValueError(f"block {block.name}: row {r}: field image: found {found}, expected uint8 {images.shape[1:]}")
+            images[r] = row.image
+        image_mask = np.ones(num_rows, bool)
+        hole_mask = np.array([row.hole for row in rows], bool)
+    return Block(
+        images, image_mask, hole_mask, source_ids, decoder_ids, target_ids, confidence, code_mask, task_ids,
+        np.array(elements, np.int64),
+    )  # fmt: skip
+
+
+def _check_ids(ids: np.ndarray, block: BlockConfig, *, field: str, expected_ids: int, vocab_size: int | None) -> None:
+    """PAD inside a sequence would end it (source) or silence its loss (target), an id past the vocabulary would read garbage."""
+    if np.count_nonzero(ids != PAD_ID) != expected_ids:
+        raise ValueError(f"block {block.name}: field {field}: found PAD (id {PAD_ID}) inside a sequence, expected it only after the end")
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
+        bound = "" if vocab_size is None else f"..{vocab_size - 1}"
+        raise ValueError(f"block {block.name}: field {field}: found ids {lowest}..{highest}, expected 0{bound}")
+
+
+def pad_block(block: Block, rows: int) -> Block:
+    """Appends padding rows until there are `rows`: for evaluation's last batch, whose shape may not change.
+
+    A padding row shows no patch (`image_mask` False), its sequences read BOS alone, so that attention always has a key, and all
+    their targets are PAD, so that they count in no sum. `task_ids` and `elements` are -1. Raises ValueError when `rows` is too few.
+    """
+    present = len(block.elements)
+    if rows < present:
+        raise ValueError(f"pad_block: found {present} rows, expected at most {rows}")
+    if rows == present:
+        return block
+    group = len(block.task_ids) // present
+
+    def extend(values: np.ndarray | None, *, per_row: int, fill: float) -> np.ndarray | None:
+        if values is None:
+            return None
+        padded = np.full((rows * per_row, *values.shape[1:]), fill, values.dtype)
+        padded[: len(values)] = values
+        return padded
+
+    source_ids = extend(block.source_ids, per_row=group, fill=PAD_ID)
+    decoder_ids = extend(block.decoder_ids, per_row=group, fill=PAD_ID)
+    source_ids[present * group :, 0] = BOS_ID
+    decoder_ids[present * group :, 0] = BOS_ID
+    return Block(
+        images=extend(block.images, per_row=1, fill=0),
+        image_mask=extend(block.image_mask, per_row=1, fill=False),
+        hole_mask=extend(block.hole_mask, per_row=1, fill=False),
+        source_ids=source_ids,
+        decoder_ids=decoder_ids,
+        target_ids=extend(block.target_ids, per_row=group, fill=PAD_ID),
+        confidence=extend(block.confidence, per_row=group, fill=0.0),
+        code_mask=extend(block.code_mask, per_row=group, fill=False),
+        task_ids=extend(block.task_ids, per_row=group, fill=PADDING_TASK),
+        elements=extend(block.elements, per_row=1, fill=PADDING_ELEMENT),
+    )

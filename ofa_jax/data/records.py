@@ -7,9 +7,17 @@ picture, x0 y0 x1 y1, origin top left, x1 and y1 exclusive.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from array_record.python import array_record_module
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from ofa_jax.config.errors import DataError
 
 
 class Box(NamedTuple):
@@ -78,3 +86,285 @@ class RecordError(ValueError):
         super().__init__(f"{dataset} record {record}: field {field}: found {found}, expected {expected}")
         self.dataset, self.record, self.reason = dataset, record, reason
         self.field, self.found, self.expected = field, found, expected
+
+
+# ------------------------------------------------------------------------------------------------------------------ on disk
+# A dataset directory is an ordinary TFDS one (`dataset_info.json`, `features.json`, ArrayRecord shards of tf.train.Example), so that
+# `tfds.builder_from_directory` opens it; beside them lie `manifest.json` and `negatives.json`. Records are read here straight from the
+# shards: one Example is parsed in about 30 microseconds, five to ten times faster than through TFDS's feature decoding, and without importing TFDS.
+
+SCHEMA_VERSION = 1  # of the features below; part of every manifest
+OBJECT_SEPARATOR = "&&"  # joins the object words of one caption, as in the official TSV files
+
+# Feature -> kind, for the writers (`prepare.builders.base`) and the reader. Kinds: text, image (encoded bytes), int, float, box (four
+# floats), ints (any number of them). A nested dictionary is a list of such items, stored as parallel columns "captions/text", ...
+Fields = dict[str, "str | dict[str, str]"]
+IMAGE_FEATURES: Fields = {
+    "record_id": "text",
+    "image": "image",
+    "width": "int",
+    "height": "int",
+    "captions": {"text": "text", "objects": "text"},
+    "regions": {"text": "text", "box": "box"},
+    "questions": {"question": "text", "answer": "text", "confidence": "float", "kind": "text"},
+    "objects": {"label": "text", "box": "box"},
+    "codes": "ints",
+}
+TEXT_FEATURES: Fields = {"record_id": "text", "text": "text"}
+FEATURES: dict[str, Fields] = {"image": IMAGE_FEATURES, "text": TEXT_FEATURES}  # by the manifest's "record"
+
+_VALUES = {"text": "bytes_list", "image": "bytes_list", "int": "int64_list", "ints": "int64_list", "float": "float_list", "box": "float_list"}
+
+
+def columns(fields: Fields) -> dict[str, str]:
+    """Returns the flat columns of a schema as stored in an Example: name ("captions/text") -> kind."""
+    flat = {}
+    for name, kind in fields.items():
+        flat.update({f"{name}/{key}": sub for key, sub in kind.items()} if isinstance(kind, dict) else {name: kind})
+    return flat
+
+
+def _example_class() -> type:
+    """Returns a message class with the wire format of tf.train.Example (tensorflow/core/example/{example,feature}.proto)."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="ofa_jax/example.proto", package="ofa_jax", syntax="proto3")
+    for name, kind in (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64)):
+        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, kind) in enumerate((("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), 1):
+        feature.field.add(
+            name=name, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=f".ofa_jax.{kind}", oneof_index=0
+        )
+    features = file.message_type.add(name="Features")
+    features.field.add(
+        name="feature", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Features.FeatureEntry"
+    )
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    entry.field.add(name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Feature")
+    example = file.message_type.add(name="Example")
+    example.field.add(name="features", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Features")
+    pool = descriptor_pool.DescriptorPool()  # a pool of its own: nothing to collide with TensorFlow's
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ofa_jax.Example"))
+
+
+Example = _example_class()
+
+
+def parse_record(data: bytes, *, dataset: str, record: str, fields: Fields, num_codes: int) -> Record:
+    """Returns the checked record of one serialized Example.
+
+    `record` names it until its own id is known ("#index"), `num_codes` bounds image codes. Raises `RecordError`, reasons "schema",
+    "empty_text", "box_outside", "confidence", "token_range". The picture itself is not decoded here.
+    """
+    try:
+        features = Example.FromString(data).features.feature
+    except message.DecodeError:
+        raise RecordError(
+            dataset=dataset, record=record, reason="schema", field="(record)", found=f"{len(data)} bytes that do not parse", expected="an Example"
+        ) from None
+    raw: dict[str, Any] = {}
+    for name, kind in columns(fields).items():
+        if name not in features:
+            raise RecordError(dataset=dataset, record=record, reason="schema", field=name, found="no such field", expected=f"a {kind} field")
+        raw[name] = getattr(features[name], _VALUES[kind]).value
+    check = _Checker(dataset, record)
+    check.record = record_id = check.text("record_id", check.one("record_id", raw["record_id"]))
+    if "image" not in raw:
+        return TextRecord(record_id, dataset, check.text("text", check.one("text", raw["text"])))
+    width, height = check.one("width", raw["width"]), check.one("height", raw["height"])
+    if width < 1 or height < 1:
+        check.fail("schema", "width", f"a picture of {width}x{height} pixels", "at least 1x1")
+    captions = tuple(
+        Caption(check.text("captions/text", text), tuple(words.decode().split(OBJECT_SEPARATOR)) if words else ())
+        for text, words in check.items(raw, "captions", fields)
+    )
+    regions = tuple(
+        Region(check.text("regions/text", text), check.box("regions/box", box, width, height)) for text, box in check.items(raw, "regions", fields)
+    )
+    questions = tuple(
+        Question(
+            check.text("questions/question", question),
+            check.text("questions/answer", answer),
+            check.confidence("questions/confidence", confidence),
+            check.text("questions/kind", kind),
+        )
+        for question, answer, confidence, kind in check.items(raw, "questions", fields)
+    )
+    objects = tuple(
+        DetectedObject(check.text("objects/label", label), check.box("objects/box", box, width, height))
+        for label, box in check.items(raw, "objects", fields)
+    )
+    codes = check.codes("codes", np.array(raw["codes"], np.int32), num_codes) if raw["codes"] else None
+    return ImageRecord(record_id, dataset, check.one("image", raw["image"]), width, height, captions, regions, questions, objects, codes)
+
+
+@dataclasses.dataclass
+class _Checker:
+    """The checks of one record; each returns the value or raises `RecordError`."""
+
+    dataset: str
+    record: str
+
+    def fail(self, reason: str, field: str, found: str, expected: str) -> None:
+        raise RecordError(dataset=self.dataset, record=self.record, reason=reason, field=field, found=found, expected=expected)
+
+    def one(self, field: str, values: Sequence[Any]) -> Any:
+        if len(values) != 1:
+            self.fail("schema", field, f"{len(values)} values", "one")
+        return values[0]
+
+    def items(self, raw: dict[str, Any], name: str, fields: Fields) -> zip:
+        """Returns the items of a list, each as its columns' values; a box is a slice of four."""
+        kinds = fields[name]
+        parts = []
+        for key, kind in kinds.items():
+            values = raw[f"{name}/{key}"]
+            parts.append([values[i : i + 4] for i in range(0, len(values), 4)] if kind == "box" else values)
+        if len({len(part) for part in parts}) > 1:
+            self.fail("schema", name, "columns of " + ", ".join(f"{len(part)} {key}" for part, key in zip(parts, kinds, strict=True)), "equal lengths")
+        return zip(*parts, strict=True)
+
+    def text(self, field: str, value: bytes) -> str:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            self.fail("schema", field, "bytes that are no UTF-8", "text")
+        if not text.strip():
+            self.fail("empty_text", field, repr(text), "at least one word")
+        return text
+
+    def confidence(self, field: str, value: float) -> float:
+        if not 0 < value <= 1:  # NaN fails too
+            self.fail("confidence", field, repr(value), "more than 0 and at most 1")
+        return value
+
+    def box(self, field: str, values: Sequence[float], width: int, height: int) -> Box:
+        if len(values) != 4:
+            self.fail("schema", field, f"{len(values)} numbers", "four")
+        x0, y0, x1, y1 = values
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            self.fail("box_outside", field, f"{x0:g},{y0:g},{x1:g},{y1:g}", f"x0 < x1 and y0 < y1 within {width}x{height}")
+        return Box(x0, y0, x1, y1)
+
+    def codes(self, field: str, values: np.ndarray, num_codes: int) -> np.ndarray:
+        if round(len(values) ** 0.5) ** 2 != len(values):
+            self.fail("schema", field, f"{len(values)} codes", "a square grid")
+        if values.min() < 0 or values.max() >= num_codes:
+            self.fail("token_range", field, f"codes from {values.min()} to {values.max()}", f"0 to {num_codes - 1}")
+        return values
+
+
+class RecordSource:
+    """Random access to the records of one split. Readers are opened at first use in each process, so it pickles and survives a fork."""
+
+    def __init__(self, *, dataset: str, split: str, shards: Sequence[Path], lengths: Sequence[int], record: str, num_codes: int):
+        self.dataset, self.split, self.num_codes = dataset, split, num_codes
+        self._shards, self._fields = tuple(str(path) for path in shards), FEATURES[record]
+        self._lengths = tuple(lengths)
+        self._ends = np.cumsum(lengths)
+        self._readers: dict[int, Any] = {}
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}, "_pid": -1}
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns record `index`, 0 <= index < len. Raises `RecordError` for its content, OSError when the shard cannot be read."""
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Record]:
+        """Returns the records at `indices`, in their order; one read per shard. Raises as `__getitem__`, for the first bad record."""
+        raw = self.read_bytes(indices)
+        return [
+            parse_record(data, dataset=self.dataset, record=f"{self.split}#{index}", fields=self._fields, num_codes=self.num_codes)
+            for index, data in zip(indices, raw, strict=True)
+        ]
+
+    def read_bytes(self, indices: Sequence[int]) -> list[bytes]:
+        """Returns the serialized Examples at `indices`. Raises IndexError outside the split, OSError when a shard cannot be read."""
+        places = np.asarray(indices, np.int64)
+        if places.size and (places.min() < 0 or places.max() >= len(self)):
+            raise IndexError(f"{self.dataset}/{self.split} has {len(self)} records; asked for {places.min()} to {places.max()}")
+        shard_of = np.searchsorted(self._ends, places, side="right")
+        out: list[bytes] = [b""] * len(places)
+        for shard in np.unique(shard_of):
+            where = np.flatnonzero(shard_of == shard)
+            local = places[where] - (self._ends[shard] - self._lengths[shard])
+            path = self._shards[shard]
+            try:
+                found = self._reader(int(shard)).read(local.tolist())
+            except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord raises for unreadable bytes
+                raise OSError(f"{path}: records {local.min()} to {local.max()} cannot be read ({str(error).splitlines()[0]})") from error
+            for place, data in zip(where, found, strict=True):
+                out[place] = data
+        return out
+
+    def _reader(self, shard: int) -> Any:
+        if self._pid != os.getpid():  # threads and buffers of a reader do not survive a fork
+            self._readers, self._pid = {}, os.getpid()
+        if shard not in self._readers:
+            path = self._shards[shard]
+            if not os.path.exists(path):
+                raise OSError(f"{path}: the shard is gone")
+            # Shards are written with one record a chunk, so reads need no read-ahead.
+            reader = array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
+            if not reader.ok() or reader.num_records() != self._lengths[shard]:
+                found = f"{reader.num_records()} records" if reader.ok() else "no readable index"
+                raise OSError(f"{path}: found {found}, expected {self._lengths[shard]} records")
+            self._readers[shard] = reader
+        return self._readers[shard]
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`. Raises `DataError` when it is missing or does not parse."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; prepare the data again: {_HOW}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} does not parse as JSON ({error}); prepare the data again: {_HOW}") from None
+
+
+_HOW = "run `python launch/prepare.py quickstart` (`make quickstart` does it), or name the directory with --config.data.dir"
+
+
+def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str) -> RecordSource:
+    """Returns the records of `data_dir/dataset`, split `split`.
+
+    Checks at once that every shard is there with the size its manifest names. Raises `DataError`, one sentence with what to run.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise DataError(f"data directory {root} does not exist; {_HOW}")
+    folder = root / dataset
+    if not folder.is_dir():
+        have = sorted(p.name for p in root.iterdir() if (p / "manifest.json").exists())
+        raise DataError(f"data directory {root} has no dataset {dataset!r} (it has: {', '.join(have) or 'none'}); {_HOW}")
+    manifest = load_json(folder / "manifest.json")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{folder / 'manifest.json'}: field schema_version: found {manifest.get('schema_version')}, expected {SCHEMA_VERSION}; prepare it again: {_HOW}"
+        )
+    if split not in manifest["splits"]:
+        raise DataError(f"dataset {dataset!r} in {root} has no split {split!r}; it has: {', '.join(manifest['splits'])}")
+    shards = manifest["splits"][split]["shards"]
+    for shard in shards:
+        path = folder / shard["file"]
+        found = f"{path.stat().st_size} bytes" if path.exists() else "no file"
+        if found != f"{shard['bytes']} bytes":
+            raise DataError(f"{path}: found {found}, expected {shard['bytes']} bytes as its manifest says; prepare it again: {_HOW}")
+    return RecordSource(
+        dataset=dataset,
+        split=split,
+        shards=[folder / shard["file"] for shard in shards],
+        lengths=[shard["records"] for shard in shards],
+        record=manifest["record"],
+        num_codes=manifest.get("num_codes", 0),
+    )

@@ -1,0 +1,1 @@
+"""One pure function a file: (predictions, references) -> `measured.Measured`, a number that can be resampled."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ofa_jax.data.records import Box, Caption, DetectedObject, Question, Region
+from ofa_jax.vocab.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Words:
     """Text, encoded by the tokeniser exactly as it stands."""
 
     text: str
+    from_record: bool = False  # text of the record: it must hold a word, and is cut at a word where the sequence is too long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Example:
     code_mask: bool = False
     hole: bool = False  # the picture's central square is hidden
     no_loss_prefix: int = 0  # target tokens at the start that carry no loss (CC12M captions: 2)
+    scored: tuple[bool, ...] | None = None  # target tokens that teacher-forced evaluation counts; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +100,9 @@ class Negatives:
 
 @dataclasses.dataclass(frozen=True)
 class TaskContext:
-    """Everything a task may read beside its item. `tokenizer` follows the protocol of `vocab.tokenizer.Tokenizer`."""
+    """Everything a task may read beside its item."""
 
-    tokenizer: object
+    tokenizer: Tokenizer
     negatives: Negatives
     dataset: str
     source_len: int
@@ -112,7 +115,7 @@ class Task:
     """One of the eight tasks. `build(item, draw, context)` is pure: the same generator state gives the same example."""
 
     name: str
-    build: Callable[[Item, np.random.Generator, TaskContext], Example]
+    build: Callable[[Any, np.random.Generator, TaskContext], Example]  # its item is the one kind of `Item` that its rows have
     output: Literal["text", "box", "objects", "codes"]  # how predicted ids are read back
     scoring: Literal["free", "teacher_forced"]  # how evaluation runs the decoder
     metrics: tuple[str, ...]  # names in the evaluator's table; the first is the headline figure

@@ -1,0 +1,1 @@
+"""Runs: every file defines `get_config(arg: str) -> RunConfig`; `mixtures` holds what they train on."""

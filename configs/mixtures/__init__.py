@@ -1,0 +1,1 @@
+"""Mixtures: the row blocks of a global batch, shared by configs."""

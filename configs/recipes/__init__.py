@@ -1,0 +1,1 @@
+"""Recipes: what several runs share beside their mixture."""

@@ -1,0 +1,85 @@
+"""Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--traceback]`.
+
+The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. Exit codes: 0 done, 2 a
+mistake told in one sentence, 75 stopped by SIGTERM or SIGINT after saving (run it again to go on).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ofa_jax.config.errors import ConfigError, UserError
+
+EXIT_MISTAKE = 2
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (its first element is the program) and returns the exit code."""
+    traceback = "--traceback" in argv
+    try:
+        return _train([word for word in argv if word != "--traceback"])
+    except UserError as error:
+        if traceback:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+
+
+def _train(argv: list[str]) -> int:
+    from ofa_jax.config.check import check
+    from ofa_jax.config.load import load_config
+
+    config, rest = load_config(argv)
+    if len(rest) > 1:
+        raise ConfigError(f"command line: found {rest[1]}, expected --config=..., --config.a.b=value or --traceback")
+    check(config)  # before anything slow is imported or started
+
+    import jax
+
+    from ofa_jax.parallel import hosts
+
+    if config.precision == "f64":
+        jax.config.update("jax_enable_x64", True)
+    hosts.use_compilation_cache()
+    hosts.start()
+    check(config, num_devices=jax.device_count())
+
+    from ofa_jax.data.pipeline import Pipeline
+    from ofa_jax.data.quarantine import Quarantine
+    from ofa_jax.data.records import open_records
+    from ofa_jax.data.transforms.image import transform
+    from ofa_jax.tasks.negatives import load_negatives
+    from ofa_jax.tasks.rows import RowBuilder
+    from ofa_jax.tasks.table import TASK_NAMES
+    from ofa_jax.train.hooks import ProgressLine, WriteMetrics
+    from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
+    from ofa_jax.vocab.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(config.vocab)
+    datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
+    negatives = {dataset: load_negatives(Path(config.data.dir) / dataset / "negatives.json") for dataset in datasets}
+    workdir = run_folder(config)
+    pipeline = Pipeline(
+        config.data,
+        config.seed,
+        RowBuilder(config.vocab, tokenizer, negatives, transform),
+        lambda source: open_records(config.data.dir, source.dataset, source.split),
+        host=hosts.index(),
+        num_hosts=hosts.count(),
+        quarantine=Quarantine(
+            workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
+        ),
+    )
+    writers = [WriteMetrics(workdir), ProgressLine(steps=config.steps)] if hosts.is_first() else []
+    try:
+        result = train(config, pipeline, writers, task_names=TASK_NAMES, identity={"tokenizer": tokenizer.digest})
+    finally:
+        pipeline.close()
+    return EXIT_STOPPED if result.stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,122 @@
+"""The `:debug` variant of every config: the same run in seconds on a CPU, on generated data.
+
+What changes, so that what writes and reads the fixtures agrees with the configs:
+
+- **Data.** `data.dir` becomes `FIXTURES_DIR`. A launch script that finds `uses_fixtures(config)` lets `ofa_jax.prepare.fixtures.write`
+  generate that folder when it is missing; nothing is downloaded. It has the quickstart's layout: `easy_vqa` (questions; splits train,
+  test), `scenes` (captions, regions, questions, objects, codes; splits train, validation), `prose` (splits train, validation),
+  `tokenizer.model` (a SentencePiece model of `FIXTURE_VOCAB.num_text` ids) and `codebook.npz` (`FIXTURE_VOCAB.num_codes` centres of
+  4x4 px).
+- **Mixture.** Every block stays, with its stream, pairs per image and augmentation, at 8 rows of 64 px (8, so that 8 fake devices can
+  share them); its lines are replaced by one fixture line for each row kind that it had.
+- **Model.** Width 64, at most two layers of each stack in the config's proportion, one narrow block for each ResNet stage; stride,
+  regularisation, normalisation and implementation choices stay, because they are what a debug run is meant to exercise.
+- **Run.** 2 steps, a workdir of its own, evaluation of at most 8 examples a set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ofa_jax.config.load import parse_arg
+from ofa_jax.config.schema import BlockConfig, EvalSetConfig, ModelConfig, RunConfig, SourceConfig, VocabConfig
+
+FIXTURES_DIR = "data/fixtures"
+FIXTURE_VOCAB = VocabConfig(
+    tokenizer="sentencepiece",
+    path=f"{FIXTURES_DIR}/tokenizer.model",
+    num_text=400,
+    num_codes=32,
+    num_bins=64,
+    canvas_px=64,
+    pad_multiple=16,
+)
+FIXTURE_IMAGE_PX = 64
+DEBUG_STEPS = 2
+DEBUG_ROWS = 8
+
+_FIXTURE_OF_ROW = {
+    "caption": "scenes",
+    "question": "easy_vqa",
+    "grounding": "scenes",
+    "detection": "scenes",
+    "image_infilling": "scenes",
+    "text_infilling": "prose",
+}
+# Text tokens of the fixtures' longest instruction and target by stream: 400 pieces split words finely, and 8x8 codes and EOS make 65.
+_LENGTHS = {"pairs": (64, 48), "images": (32, 72), "text": (96, 72)}
+_EVAL_SETS = (
+    EvalSetConfig("vqa/easy_vqa/test", "vqa", "easy_vqa", "test", limit=8),
+    EvalSetConfig("captioning/scenes/validation", "captioning", "scenes", "validation", limit=8),
+    EvalSetConfig("grounding/scenes/validation", "grounding", "scenes", "validation", limit=8),
+)
+
+
+def with_arg(config: RunConfig, arg: str) -> RunConfig:
+    """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, or both (`debug,steps=10`)."""
+    options = parse_arg(arg, debug=False, steps=0)
+    if options["debug"]:
+        config = debug(config)
+    return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
+
+
+def uses_fixtures(config: RunConfig) -> bool:
+    """Returns whether the run reads generated fixtures, which a launch script makes when they are missing."""
+    return config.data.dir == FIXTURES_DIR
+
+
+def debug(config: RunConfig) -> RunConfig:
+    """Returns `config` shrunk to seconds on a CPU and pointed at the generated fixtures, as the module's docstring lists."""
+    model = _small_model(config.model)
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}_debug",
+        model=model,
+        vocab=FIXTURE_VOCAB,
+        data=dataclasses.replace(
+            config.data, dir=FIXTURES_DIR, num_workers=0, blocks=tuple(_small_block(block, model) for block in config.data.blocks)
+        ),
+        loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
+        mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
+        eval=dataclasses.replace(
+            config.eval, sets=_EVAL_SETS, batch_rows=8, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX, bootstrap_samples=100
+        ),
+        steps=DEBUG_STEPS,
+        precision="f32",
+        log_every=1,
+    )
+
+
+def _small_model(model: ModelConfig) -> ModelConfig:
+    deepest = max(model.encoder_layers, model.decoder_layers)
+    return dataclasses.replace(
+        model,
+        width=64,
+        ffn_width=256,
+        num_heads=4,
+        encoder_layers=max(1, round(2 * model.encoder_layers / deepest)),
+        decoder_layers=max(1, round(2 * model.decoder_layers / deepest)),
+        resnet=dataclasses.replace(model.resnet, blocks=(1,) * len(model.resnet.blocks), base_width=8),
+        token_bucket_size=64,
+        image_bucket_size=16,
+        max_positions=128,
+        code_image_px=FIXTURE_IMAGE_PX // 2,
+        code_stride=4,
+        code_filler_id=256,
+        norm_group=min(model.norm_group, 1),
+    )
+
+
+def _small_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
+    source_len, target_len = _LENGTHS[block.stream]
+    grid = FIXTURE_IMAGE_PX // model.resnet.stride
+    kinds = dict.fromkeys(source.row for source in block.sources)
+    return dataclasses.replace(
+        block,
+        rows=DEBUG_ROWS,
+        source_len=source_len,
+        target_len=target_len,
+        sources=tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
+        image_px=FIXTURE_IMAGE_PX if block.image_px else 0,
+        num_patches=grid**2 // 2 if block.num_patches else 0,
+    )

@@ -1,0 +1,426 @@
+"""`data_step` -> `Batch`, as a pure function of the config and the seed, and an iterator that makes batches ahead of time.
+
+Position is the step alone: nothing here has a state that needs saving, any worker count and any host count gives the same rows, and
+any past batch can be made again. Order: `mixture`. Content errors: `quarantine`. Randomness: one Philox stream a row and retry.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import multiprocessing
+import pickle
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import NamedTuple, Protocol, TypeVar
+
+import cloudpickle
+import grain
+import numpy as np
+
+from ofa_jax.config.errors import DataError, UserError
+from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
+from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
+from ofa_jax.data.mixture import Draw, block_order, host_rows, rows_before
+from ofa_jax.data.quarantine import Quarantine
+from ofa_jax.data.records import Record, RecordError
+
+MAX_REDRAWS = 8  # draws that may replace a rejected record before the row, and with it the run, fails
+READ_TRIES = 3  # for input and output errors
+RETRY_WAIT_S = 0.25  # before the second try; doubles with every further one
+MAX_THREADS = 2  # threads that make batches when there are no worker processes; more would only queue for the interpreter
+STOP_GRACE_S = 5.0  # after which a worker process that was told to stop is killed
+_POLL_S = 0.05
+
+T = TypeVar("T")
+
+
+class RecordSource(Protocol):
+    """What the pipeline asks of a dataset's split: see `data.records.open_records`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Raises RecordError for content errors and OSError for input and output errors."""
+        ...
+
+
+RowBuild = Callable[[BlockConfig, SourceConfig, Record, np.random.Generator], Row]
+
+
+def row_generator(*, seed: int, block_index: int, element: int, retry: int) -> np.random.Generator:
+    """The generator of one row: Philox with key (seed, block) and a counter that starts at (element, retry), 2^128 draws apart."""
+    key = np.array([seed % 2**64, block_index], np.uint64)
+    counter = np.array([0, 0, retry, element], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class Pipeline:
+    """Makes this host's part of every global batch.
+
+    Args:
+      data: blocks, worker count and limits.
+      seed: the run's seed.
+      build_row: turns a record into a row; raises RecordError for content it cannot use. It must be picklable by cloudpickle when
+        `data.num_workers` is above 0, and may be called from several threads.
+      open_source: opens the records of one line of a mixture; called once for each (dataset, split), in each worker process again.
+      host, num_hosts: host h of n makes rows [h * R / n, (h + 1) * R / n) of each block's R rows.
+      quarantine: where given, `iterate` lists rejects there and applies its stop rule (with several hosts it only lists them: the
+        rule needs the sums over all hosts).
+
+    Raises DataError when the rows of a block do not divide by the hosts.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        seed: int,
+        build_row: RowBuild,
+        open_source: Callable[[SourceConfig], RecordSource],
+        host: int = 0,
+        num_hosts: int = 1,
+        *,
+        quarantine: Quarantine | None = None,
+    ):
+        self._data, self._seed = data, seed
+        self._build_row, self._open_source = build_row, open_source
+        self._host, self._num_hosts = host, num_hosts
+        self._rows = tuple(host_rows(block, host=host, num_hosts=num_hosts) for block in data.blocks)
+        self._quarantine = quarantine
+        self._opened: dict[tuple[str, str], RecordSource] = {}
+        self._orders: list[grain.MapDataset[Draw]] | None = None
+        self._lock = threading.Lock()
+        self._iterators: list[BatchIterator] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        """Worker processes open the records themselves and list no rejects."""
+        state = self.__dict__.copy()
+        for name in ("_lock", "_iterators"):
+            del state[name]
+        return state | {"_opened": {}, "_orders": None, "_quarantine": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._iterators = []
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that this host makes for one batch, over all blocks."""
+        return sum(len(rows) for rows in self._rows)
+
+    def batch(self, data_step: int, *, stopped: Callable[[], bool] = lambda: False) -> Batch:
+        """This host's part of the global batch `data_step` (>= 0); the same whenever, wherever and how often it is asked for.
+
+        Raises DataError when records cannot be read, or when one row finds no usable record in `MAX_REDRAWS` further draws, and
+        CancelledError as soon as `stopped()`, which is asked before each row.
+        """
+        if data_step < 0:
+            raise ValueError(f"data_step: found {data_step}, expected 0 or more")
+        orders = self._open()
+        blocks: dict[str, Block] = {}
+        rejects: list[Reject] = []
+        for index, (block, rows) in enumerate(zip(self._data.blocks, self._rows, strict=True)):
+            first = rows_before(block, data_step)
+            elements = [first + row for row in rows]
+            draws = [orders[index][element] for element in elements]
+            made = []
+            for element, draw, record in zip(elements, draws, self._read_all(block, draws), strict=True):
+                if stopped():
+                    raise CancelledError
+                made.append(self._make_row(block, index, element, draw, record, rejects))
+            blocks[block.name] = collate(made, block, elements)
+        return Batch(data_step, blocks, tuple(rejects))
+
+    def iterate(self, start: int) -> BatchIterator:
+        """The batches `start`, `start` + 1, ... without end, made ahead of time; close it (it is a context manager) when done."""
+        iterator = BatchIterator(self, start)
+        self._iterators.append(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """Closes every iterator. Safe to call more than once."""
+        while self._iterators:
+            self._iterators.pop().close()
+
+    def _open(self) -> list[grain.MapDataset[Draw]]:
+        with self._lock:
+            if self._orders is None:
+                for source in (source for block in self._data.blocks for source in block.sources):
+                    key = (source.dataset, source.split)
+                    if key not in self._opened:
+                        self._opened[key] = _retry_io(lambda source=source: self._open_source(source), f"opening {_name(source)}")
+                self._orders = [
+                    block_order(
+                        block, lengths=[len(self._source(source)) for source in block.sources], seed=self._seed, block_index=index
+                    )
+                    for index, block in enumerate(self._data.blocks)
+                ]
+            return self._orders
+
+    def _source(self, source: SourceConfig) -> RecordSource:
+        return self._opened[source.dataset, source.split]
+
+    def _read_all(self, block: BlockConfig, draws: list[Draw]) -> list[Record | RecordError]:
+        """The records of one block's draws; a content error stands in the place of its record."""
+        read: list[Record | RecordError | None] = [None] * len(draws)
+        for number, source in enumerate(block.sources):
+            places = [place for place, draw in enumerate(draws) if draw.source == number]
+            indices = [draws[place].record for place in places]
+            for place, record in zip(places, self._read(source, indices), strict=True):
+                read[place] = record
+        return read
+
+    def _read(self, source: SourceConfig, indices: list[int]) -> list[Record | RecordError]:
+        """Reads in one call where the source can; one bad record makes it read one by one."""
+        records = self._source(source)
+        what = f"reading {_name(source)}"
+        if len(indices) > 1 and hasattr(records, "read"):
+            try:
+                return list(_retry_io(lambda: records.read(indices), what))
+            except RecordError:
+                pass  # which of the records it was comes out below
+        read: list[Record | RecordError] = []
+        for index in indices:
+            try:
+                read.append(_retry_io(lambda index=index: records[index], what))
+            except RecordError as error:
+                read.append(error)
+        return read
+
+    def _make_row(
+        self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError, rejects: list[Reject]
+    ) -> Row:
+        """The row of one element; rejected records are replaced by further draws from the same source, so that the mixture holds."""
+        source = block.sources[draw.source]
+        for retry in range(MAX_REDRAWS + 1):
+            generator = row_generator(seed=self._seed, block_index=block_index, element=element, retry=retry)
+            if retry:
+                [record] = self._read(source, [int(generator.integers(len(self._source(source))))])
+            try:
+                if isinstance(record, RecordError):
+                    raise record
+                return self._build_row(block, source, record, generator)
+            except RecordError as error:
+                rejects.append(Reject(error.dataset, error.record, error.reason, error.field, error.found, error.expected))
+                last = error
+        raise DataError(
+            f"block {block.name}: row {element}: {MAX_REDRAWS + 1} draws from {_name(source)} gave no usable record; the last one: {last}"
+        )
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches in the order of their steps, made ahead by threads or by worker processes. Use it as a context manager."""
+
+    def __init__(self, pipeline: Pipeline, start: int):
+        # Opening the records here turns a missing dataset into an error of this call, before any worker starts.
+        pipeline._open()
+        self._pipeline, self._closed = pipeline, False
+        self._maker = _Workers(pipeline, start) if pipeline._data.num_workers > 0 else _Threads(pipeline, start)
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __next__(self) -> Batch:
+        """The next batch. Raises DataError as `Pipeline.batch` does, when the stop rule fires, and when a worker process died."""
+        if self._closed:
+            raise StopIteration
+        try:
+            batch = self._maker.next()
+            quarantine = self._pipeline._quarantine
+            if quarantine is not None:
+                quarantine.add(batch.rejects, data_step=batch.data_step, rows=self._pipeline.num_rows)
+                if self._pipeline._num_hosts == 1:
+                    quarantine.judge()
+        except BaseException:
+            self.close()
+            raise
+        return batch
+
+    def close(self) -> None:
+        """Stops threads and processes and waits for them; rows in the making are finished first. Safe to call more than once."""
+        if not self._closed:
+            self._closed = True
+            self._maker.close()
+
+
+class _Threads:
+    """`data.prefetch` batches in the making by a few threads of this process."""
+
+    def __init__(self, pipeline: Pipeline, start: int):
+        self._pipeline, self._steps = pipeline, itertools.count(start)
+        self._stopping = threading.Event()
+        prefetch = max(pipeline._data.prefetch, 1)
+        self._pool = ThreadPoolExecutor(min(prefetch, MAX_THREADS), thread_name_prefix="batches")
+        self._pending: collections.deque[Future[Batch]] = collections.deque()
+        for _ in range(prefetch):
+            self._submit()
+
+    def _submit(self) -> None:
+        self._pending.append(self._pool.submit(self._pipeline.batch, next(self._steps), stopped=self._stopped))
+
+    def _stopped(self) -> bool:
+        # A program that ends without closing still waits for its threads: let them find nothing to do.
+        return self._stopping.is_set() or not threading.main_thread().is_alive()
+
+    def next(self) -> Batch:
+        batch = self._pending.popleft().result()
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Made(NamedTuple):
+    """What a worker process sends. Exceptions travel as text, because not all of them survive pickling."""
+
+    batch: Batch | None
+    error: str = ""
+    is_user_error: bool = False
+
+
+class _Workers:
+    """Worker processes, each with a pipe of its own: worker w of n makes the steps start + w, start + w + n, ...
+
+    A plain pipe a worker, because of what was measured with Grain's `mp_prefetch` (0.2.18): a clean end printed warnings of leaked
+    shared memory, closing waited 28 s for slow rows, and a worker that exited with status 0 hung its consumer. Here the death of a
+    worker, at any moment, is the end of its pipe; the death of this process is the end of the workers' `alive` pipe.
+    """
+
+    def __init__(self, pipeline: Pipeline, start: int):
+        self._num_workers = pipeline._data.num_workers
+        self._next_step = start
+        self._stopping = threading.Event()
+        self._made: queue.Queue[_Made] = queue.Queue()
+        self._room = threading.Semaphore(max(pipeline._data.prefetch, 1))
+        context = multiprocessing.get_context("spawn")
+        pickled = cloudpickle.dumps(pipeline)
+        workers_alive, self._alive = context.Pipe(duplex=False)
+        self._receiving: list[Connection] = []
+        self._processes = []
+        for worker in range(self._num_workers):
+            receiving, sending = context.Pipe(duplex=False)
+            arguments = (pickled, start + worker, self._num_workers, sending, workers_alive)
+            process = context.Process(target=_work, args=arguments, name=f"data-worker-{worker}", daemon=True)
+            process.start()
+            sending.close()  # the worker's copy is the only one left, so that its death ends the pipe
+            self._receiving.append(receiving)
+            self._processes.append(process)
+        workers_alive.close()
+        self._receiver = threading.Thread(target=self._receive, name="data-receiver")
+        self._receiver.start()
+
+    def next(self) -> Batch:
+        made = self._made.get()
+        self._room.release()
+        step, self._next_step = self._next_step, self._next_step + 1
+        if made.batch is None:
+            raise DataError(made.error) if made.is_user_error else RuntimeError(f"batch {step} failed in a data worker: {made.error}")
+        return made.batch
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._receiver.join()
+
+    def _stopped(self) -> bool:
+        return self._stopping.is_set() or not threading.main_thread().is_alive()
+
+    def _receive(self) -> None:
+        """Takes batches from the workers in turn while there is room; runs in a thread and ends the workers when it ends."""
+        try:
+            for connection, process in itertools.cycle(list(zip(self._receiving, self._processes, strict=True))):
+                while not self._room.acquire(timeout=_POLL_S):
+                    if self._stopped():
+                        return
+                while not connection.poll(_POLL_S):
+                    if self._stopped():
+                        return
+                try:
+                    self._made.put(_receive_made(connection))
+                except (EOFError, OSError):
+                    process.join(STOP_GRACE_S)
+                    found = f"found exit status {process.exitcode}, expected it to live as long as the run"
+                    self._made.put(_Made(None, f"{process.name} of {self._num_workers} died (was it killed for want of memory?): {found}", True))
+                    return
+        finally:
+            self._alive.close()
+            for connection in self._receiving:
+                connection.close()
+            for process in self._processes:
+                process.join(STOP_GRACE_S)
+                if process.is_alive():  # a read hangs
+                    process.kill()
+                process.join()
+
+
+def _work(pickled_pipeline: bytes, first: int, stride: int, sending: Connection, alive: Connection) -> None:
+    """The life of a worker process."""
+    # Ctrl-C and SIGTERM reach whole process groups. They are the training process's to handle; workers follow it through `alive`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipeline: Pipeline | None = None
+    for step in itertools.count(first, stride):
+        try:
+            if pipeline is None:
+                pipeline = cloudpickle.loads(pickled_pipeline)
+            made = _Made(pipeline.batch(step, stopped=alive.poll))  # nothing is ever sent: readable means closed
+        except CancelledError:
+            return
+        except UserError as error:
+            made = _Made(None, str(error), is_user_error=True)
+        except Exception as error:  # a bug: its words must reach the consumer whatever its type
+            made = _Made(None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        try:
+            _send_made(sending, made)
+        except OSError:  # the consumer closed
+            return
+
+
+def _send_made(connection: Connection, made: _Made) -> None:
+    """Sends the arrays as they lie in memory, after the pickle of the rest and their sizes."""
+    buffers: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    connection.send(([array.nbytes for array in arrays], rest))
+    for array in arrays:
+        connection.send_bytes(array)
+
+
+def _receive_made(connection: Connection) -> _Made:
+    """Receives each array into memory of its own. Raises EOFError or OSError when the worker died."""
+    sizes, rest = connection.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        connection.recv_bytes_into(array)
+    return pickle.loads(rest, buffers=arrays)
+
+
+def _name(source: SourceConfig) -> str:
+    return f"dataset {source.dataset} split {source.split}"
+
+
+def _retry_io(call: Callable[[], T], what: str) -> T:
+    """Calls again after an input or output error, `READ_TRIES` times in all, then raises one DataError that says `what` failed."""
+    wait_s = RETRY_WAIT_S
+    for left in range(READ_TRIES - 1, -1, -1):
+        try:
+            return call()
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise DataError(f"{what}: {error}") from error  # waiting does not mend these
+        except OSError as error:
+            if not left:
+                raise DataError(f"{what} failed {READ_TRIES} times, the last time with: {type(error).__name__}: {error}") from error
+        time.sleep(wait_s)
+        wait_s *= 2
+    raise AssertionError("unreachable")

@@ -1,0 +1,206 @@
+"""One self-contained HTML page of a run: results against baselines, loss curves, and held-out examples drawn.
+
+Everything is read back from the run's folder (eval.json, predictions.jsonl, eval_pictures/, metrics.jsonl), so the page can be made
+again without the model. Pictures are embedded; the sheets and curves also lie beside the page as PNG files.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.config.render import config_hash
+from ofa_jax.config.schema import RunConfig
+from ofa_jax.eval import drawing
+from ofa_jax.eval.baselines import load_codebook
+from ofa_jax.eval.runner import PICTURES_DIR, PREDICTIONS_FILE, RESULTS_FILE
+
+REPORT_FILE, CURVES_FILE, SHEETS_DIR = "report.html", "loss_curves.png", "report_pictures"
+
+_CREDITS = {
+    "scenes": "The scenes are synthetic compositions of real artwork: emoji drawn by <a href='https://openmoji.org'>OpenMoji</a>, the open-source "
+    "emoji and icon project, licence <a href='https://creativecommons.org/licenses/by-sa/4.0/'>CC BY-SA 4.0</a>, changed by scaling and placing. "
+    "Pictures of scenes in this report are under the same licence. They are no photographs.",
+    "easy_vqa": "easy-VQA (V. Zhou, MIT licence) is a published set of questions about drawings of single shapes.",
+}
+_CODES_NOTE = (
+    "Image codes come from a small k-means codebook of pixel patches, which stands in until there is a VQGAN: "
+    "“codebook's best” is the truth after rounding every patch to its nearest code, so no fill can look better. "
+    "Infilling is teacher-forced: every code is predicted from the true codes before it, and the fill shows these predictions side by side."
+)
+_METHOD = (
+    "Text, boxes and objects are decoded greedily; infilling tasks are teacher-forced and count hidden positions only. Intervals are 95 % "
+    "percentile bootstraps over records. Baselines are learned from training data, but for matching, where it is the better constant answer on the "
+    "set itself. CIDEr-D (1.0 is usually printed as 100) and BLEU split words simply and do not use the Java tokeniser of published numbers. A greedy decoder "
+    "gives objects no confidence: AP orders them by place in the output, so F1 is the fairer number."
+)
+_STYLE = """
+:root{--ink:#1c2833;--soft:#5d6d7e;--line:#dfe4ea;--truth:TRUTH;--prediction:PREDICTION}
+*{box-sizing:border-box}body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);margin:0 auto;max-width:1180px;padding:24px}
+h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 8px;padding-top:12px;border-top:1px solid var(--line)}
+p{margin:6px 0;max-width:90ch}.facts{color:var(--soft);margin:0 0 12px}.facts b{color:var(--ink);font-weight:600}
+table{border-collapse:collapse;width:100%;font-size:14px}th,td{padding:4px 8px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.above{color:#1b7837;font-weight:600}.near{color:var(--soft)}.below{color:#b2182b;font-weight:600}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(262px,1fr));gap:16px}.cards.wide{grid-template-columns:repeat(auto-fill,minmax(520px,1fr))}
+.card{border:1px solid var(--line);border-radius:8px;padding:10px;overflow-wrap:anywhere;font-size:14px}
+.card img{display:block;width:100%;max-width:256px;image-rendering:pixelated;border-radius:4px}
+.panels{display:grid;grid-template-columns:repeat(4,1fr);gap:6px}.panels span{font-size:12px;color:var(--soft)}
+.ask{color:var(--soft);margin:6px 0 2px}.said{color:var(--prediction)}.true{color:var(--truth)}.card .score{float:right;color:var(--soft);font-size:12px}
+.key{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 4px 0 10px;vertical-align:-1px}.curves{width:100%;max-width:1000px}
+mark{background:#fff3c4;color:inherit;padding:0 1px}small{color:var(--soft)}
+"""
+
+
+def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, str] | None = None) -> Path:
+    """Writes report.html, loss_curves.png and report_pictures/ into the run's folder and returns the page's path.
+
+    `facts` are further (name, value) pairs for the head of the page. Raises DataError where the evaluation's files are missing.
+    """
+    directory = Path(directory)
+    for name in (RESULTS_FILE, PREDICTIONS_FILE):
+        if not (directory / name).exists():
+            raise DataError(f"{directory / name}: found no such file, expected the results of launch/eval.py")
+    results = json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+    with open(directory / PREDICTIONS_FILE, encoding="utf-8") as lines:
+        shown = [line for line in map(json.loads, lines) if line.get("shown")]
+    metrics = drawing.read_metrics(directory / "metrics.jsonl") if (directory / "metrics.jsonl").exists() else []
+    curves = drawing.draw_loss_curves(metrics, directory / CURVES_FILE)
+    centers = load_codebook(config.data.dir)
+    (directory / SHEETS_DIR).mkdir(exist_ok=True)
+
+    body = [f"<h1>{_text(config.name)}</h1>", _facts(config, metrics, facts or {}), _notes(shown)]
+    body += ["<h2>Held-out results against baselines</h2>", f"<p><small>{_METHOD}</small></p>", _table(results)]
+    if curves:
+        body += ["<h2>Loss by task</h2>", f"<img class=curves alt='loss curves' src='{_embedded((directory / CURVES_FILE).read_bytes())}'>"]
+    for name in results:
+        its = [line for line in shown if line["set"] == name]
+        if its:
+            body.append(_section(name, its, directory, centers))
+    style = _STYLE.replace("TRUTH", drawing.TRUTH_COLOUR).replace("PREDICTION", drawing.PREDICTION_COLOUR)
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{_text(config.name)}: report</title><style>{style}</style><body>{''.join(body)}</body></html>\n"
+    )
+    (directory / REPORT_FILE).write_text(page, encoding="utf-8")
+    return directory / REPORT_FILE
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _embedded_pixels(pixels: np.ndarray) -> str:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", optimize=True)
+    return _embedded(out.getvalue())
+
+
+def _facts(config: RunConfig, metrics: Sequence[dict[str, Any]], facts: dict[str, str]) -> str:
+    known = {"config": config_hash(config)}
+    if metrics:
+        last = metrics[-1]
+        known["trained"] = f"{last['step']:,} of {config.steps:,} steps"
+        if last.get("time_s") is not None:
+            known["training time"] = f"{last['time_s'] / 60:.1f} min"
+    return "<p class=facts>" + " · ".join(f"{_text(k)} <b>{_text(v)}</b>" for k, v in {**known, **facts}.items()) + "</p>"
+
+
+def _notes(shown: Sequence[dict[str, Any]]) -> str:
+    datasets = {line["dataset"] for line in shown}
+    notes = [note for dataset, note in _CREDITS.items() if dataset in datasets]
+    if any(line["task"] == "image_infilling" for line in shown):
+        notes.append(_CODES_NOTE)
+    return "".join(f"<p>{note}</p>" for note in notes)
+
+
+def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    rows = [
+        "<table><tr><th>set<th>metric<th class=n>value<th class=n>95 % interval<th class=n>baseline<th class=n>margin<th class=n>n<th>baseline is</tr>"
+    ]
+    for name, metrics in results.items():
+        for place, (metric, r) in enumerate(metrics.items()):
+            low, high = r["interval_95"]
+            kind = "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
+            extra = ""
+            if r.get("by_num_objects"):
+                parts = [f"{size}: {g['value']:.2f} <small>({g['baseline']:.2f}, n {g['n']})</small>" for size, g in r["by_num_objects"].items()]
+                extra = f"<br><small>by objects in the picture (baseline)</small> {' · '.join(parts)}"
+            if r.get("malformed"):
+                extra += f"<br><small>malformed outputs: {r['malformed']} of {r['n']}</small>"
+            rows.append(
+                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}{extra}<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}"
+                f"<td class=n>{r['baseline']:.3f}<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{_text(r['baseline_name'])}</tr>"
+            )
+    return "".join(rows) + "</table>"
+
+
+def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, centers: np.ndarray | None) -> str:
+    """The cards of one set; its contact sheet is written as a PNG beside the page."""
+    task = lines[0]["task"]
+    legend = ""
+    if task in ("grounding", "detection"):
+        legend = "<p><span class=key style='background:var(--truth)'></span>truth<span class=key style='background:var(--prediction)'></span>prediction</p>"
+    cards, sheet = [], []
+    for line in lines:
+        pixels = np.asarray(Image.open(directory / PICTURES_DIR / line["picture"]).convert("RGB")) if line.get("picture") else None
+        panels = drawing.example_panels(line, pixels, centers)
+        said, true = _words(line)
+        pictures = "".join(
+            f"<div><img alt='' src='{_embedded_pixels(p)}'>{f'<span>{_text(caption)}</span>' if caption else ''}</div>" for caption, p in panels
+        )
+        if len(panels) > 1:
+            pictures = f"<div class=panels>{pictures}</div>"
+        cards.append(
+            f"<div class=card>{pictures}<div class=ask><span class=score>score {line['score']:.2f}</span>{_text(line['instruction'].strip())}</div>"
+            f"<div class=said>{_marked(line, said)}</div><div class=true>{_text(true)}</div></div>"
+        )
+        colours = ("#5d6d7e", drawing.PREDICTION_COLOUR, drawing.TRUTH_COLOUR)
+        sheet.append((panels, [(text, c) for text, c in zip((line["instruction"].strip(), said, true), colours, strict=True) if text]))
+    drawing.contact_sheet(sheet).save(directory / SHEETS_DIR / f"{name.replace('/', '_')}.png")
+    wide = " wide" if task in ("image_infilling", "text_infilling") else ""
+    return f"<h2>{_text(name)}</h2>{legend}<div class='cards{wide}'>{''.join(cards)}</div>"
+
+
+def _words(line: dict[str, Any]) -> tuple[str, str]:
+    """The prediction and the truth of a line in words."""
+    task, prediction, reference = line["task"], line["prediction"], line["reference"]
+    if task == "image_infilling":
+        right = sum(p == r for p, r in zip(prediction, reference, strict=True))
+        return f"{right} of {len(reference)} codes right", ""
+    if task == "grounding":
+        said = "no box: malformed output" if prediction is None else "box " + _box_text(prediction)
+        return said, "box " + _box_text(reference)
+    if task == "detection":
+        said, true = (", ".join(o["label"] for o in objects) or "nothing" for objects in (prediction, reference))
+        malformed = f" ({line['malformed']} malformed)" if line.get("malformed") else ""
+        return "said: " + said + malformed, "true: " + true
+    return "said: " + (prediction or "(nothing)"), "true: " + " / ".join(reference)
+
+
+def _box_text(box: Sequence[float]) -> str:
+    return ", ".join(f"{v:.0f}" for v in box)
+
+
+def _marked(line: dict[str, Any], said: str) -> str:
+    """The prediction as HTML; words of a filled-in text that differ from the truth's word at the same place are marked."""
+    if line["task"] != "text_infilling":
+        return _text(said)
+    true = line["reference"][0].split()
+    words = line["prediction"].split()
+    if len(true) != len(words):  # another number of words: places do not correspond
+        return _text(said)
+    return "said: " + " ".join(_text(w) if w == t else f"<mark>{_text(w)}</mark>" for w, t in zip(words, true, strict=True))

@@ -1,0 +1,139 @@
+"""Evaluates a model on the sets of a config: `evaluate` computes, `write_results` writes, `format_table` prints.
+
+Inputs are values (graph definition, parameters, tokeniser, row builder, a way to open records), so a training loop may call it as
+well as `launch/eval.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.schema import EvalSetConfig, RunConfig, SourceConfig
+from ofa_jax.data.records import RecordSource
+from ofa_jax.eval.baselines import TrainingData, load_codebook, predict_baseline
+from ofa_jax.eval.collect import collect
+from ofa_jax.eval.predict import Predictor
+from ofa_jax.eval.scoring import prediction_lines, read_outputs, score_set
+from ofa_jax.tasks.rows import RowBuilder
+from ofa_jax.vocab.tokenizer import Tokenizer
+
+RESULTS_FILE, PREDICTIONS_FILE, PICTURES_DIR = "eval.json", "predictions.jsonl", "eval_pictures"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    results: dict[str, dict[str, dict[str, Any]]]  # set -> metric -> value, baseline, baseline_name, n, interval_95
+    predictions: list[dict[str, Any]]  # the lines of predictions.jsonl
+    pictures: dict[str, np.ndarray]  # file name -> network input, uint8 [px, px, 3], of the examples that the report draws
+
+
+def chosen_sets(config: RunConfig, names: Sequence[str] = ()) -> tuple[EvalSetConfig, ...]:
+    """The config's sets whose names are given; all without names. Raises ConfigError for a name that is none."""
+    known = {s.name: s for s in config.eval.sets}
+    if not known:
+        raise ConfigError(f"eval.sets: found none in config {config.name}, expected at least one")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--sets: found {name!r}, expected some of {', '.join(known)}")
+    return tuple(known[name] for name in names) if names else config.eval.sets
+
+
+def evaluate(
+    config: RunConfig,
+    *,
+    graphdef: Any,
+    params: Any,
+    stats: Any,
+    tokenizer: Tokenizer,
+    build_row: RowBuilder,
+    open_source: Callable[[SourceConfig], RecordSource],
+    sets: Sequence[EvalSetConfig] | None = None,
+    with_pictures: bool = True,
+) -> Evaluation:
+    """Evaluates `sets` (default: all of the config): every set against its baseline, with a 95 % interval.
+
+    `build_row` must not augment (`train=False`). Free tasks are decoded greedily, infilling tasks are teacher-forced. The pictures of
+    each set's first `report_examples` examples, spread over the set, are kept for the report unless `with_pictures` is False.
+    """
+    predictor = Predictor(graphdef, params, stats, vocab=config.vocab, batch_rows=config.eval.batch_rows)
+    training = TrainingData(open_source, build_row)
+    centers = load_codebook(config.data.dir)
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    lines: list[dict[str, Any]] = []
+    pictures: dict[str, np.ndarray] = {}
+    for number, eval_set in enumerate(config.eval.sets if sets is None else sets):
+        start = time.perf_counter()
+        examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
+        collected = time.perf_counter()
+        decode = predictor.forced if examples.task.scoring == "teacher_forced" else predictor.free
+        outputs = read_outputs(examples, decode(examples), vocab=config.vocab, tokenizer=tokenizer)
+        decoded = time.perf_counter()
+        baseline_name, baseline = predict_baseline(examples, training, centers=centers)
+        results[eval_set.name], scores = score_set(
+            examples, outputs, baseline_name=baseline_name, baseline=baseline, num_samples=config.eval.bootstrap_samples
+        )
+        new = prediction_lines(examples, outputs, scores, tokenizer=tokenizer)
+        if with_pictures:
+            count = min(config.eval.report_examples, len(new))
+            for k in range(count):
+                i = k * len(new) // count
+                new[i]["shown"] = True
+                if examples.images is not None:
+                    new[i]["picture"] = f"{number:02d}_{k:02d}.png"
+                    pictures[new[i]["picture"]] = examples.images[examples.examples[i].picture]
+        lines += new
+        _log.info(
+            "%s: %d examples; collected in %.1f s, decoded in %.1f s, scored in %.1f s",
+            eval_set.name, len(new), collected - start, decoded - collected, time.perf_counter() - decoded,
+        )  # fmt: skip
+    return Evaluation(results, lines, pictures)
+
+
+def write_results(evaluation: Evaluation, directory: str | Path) -> None:
+    """Writes eval.json, predictions.jsonl and eval_pictures/ into `directory`, replacing those of an earlier evaluation."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RESULTS_FILE).write_text(json.dumps(evaluation.results, indent=1) + "\n", encoding="utf-8")
+    with open(directory / PREDICTIONS_FILE, "w", encoding="utf-8") as out:
+        for line in evaluation.predictions:
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    folder = directory / PICTURES_DIR
+    if folder.exists():
+        shutil.rmtree(folder)
+    if evaluation.pictures:
+        folder.mkdir()
+        for name, pixels in evaluation.pictures.items():
+            Image.fromarray(pixels).save(folder / name)
+
+
+def format_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The results as lines of text: set, metric, value, 95 % interval, baseline and the margin above it."""
+    header = ("set", "metric", "value", "95 % interval", "baseline", "margin", "n", "baseline is")
+    rows = [header]
+    for name, metrics in results.items():
+        for metric, r in metrics.items():
+            low, high = r["interval_95"]
+            rows.append((
+                name, metric, f"{r['value']:.3f}", f"{low:.3f} .. {high:.3f}", f"{r['baseline']:.3f}",
+                f"{r['value'] - r['baseline']:+.3f}", str(r["n"]), r["baseline_name"],
+            ))  # fmt: skip
+    widths = [max(len(row[c]) for row in rows) for c in range(len(header))]
+    right = {2, 4, 5, 6}
+    lines = ["  ".join(v.rjust(w) if c in right else v.ljust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""OFA's encoder: picture features and text in one sequence, pictures first, with pre-norm layers and the position bias of the stack."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ofa_jax.config.schema import ModelConfig
+from ofa_jax.models.attention import Attention
+from ofa_jax.models.layers import (
+    Embedding,
+    FeedForward,
+    Keys,
+    LayerNorm,
+    Linear,
+    drop_path,
+    drop_path_rates,
+    dropout,
+    normal_param,
+    run_layers,
+    split_key,
+)
+from ofa_jax.models.position_bias import (
+    PositionBias,
+    PositionProjection,
+    PositionTable,
+    grid_relative,
+    ids_relative,
+    image_position_ids,
+    join_blocks,
+    token_relative,
+)
+from ofa_jax.models.precision import Policy
+
+
+class Encoded(NamedTuple):
+    """What the decoder reads. Pictures come first: entry P is the first text token."""
+
+    states: jax.Array  # [Q, P+S, D]
+    mask: jax.Array  # bool [Q, P+S], True = keep
+    positions: jax.Array  # [Q or 1, P+S, D], normalised; first axis 1 when all sequences share them (no sampled patches)
+
+
+class EncoderLayer(nnx.Module):
+    """Self attention and feed-forward, each `x + drop_path(dropout(branch(norm(x))))`, with a second norm after the attention."""
+
+    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy, stack: int):
+        width, eps, std = config.width, config.layer_norm_eps, config.init_std
+        self.self_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
+        self.self_attention = Attention(
+            keys, width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
+            kind=config.attention, policy=policy, stack=stack,
+        )  # fmt: skip
+        self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
+        self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
+        self.ffn = FeedForward(
+            keys, width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
+        )
+        axes = ("buckets", "heads")
+        self.token_relative = normal_param(keys, (config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.image_relative = normal_param(keys, (config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.rate = config.dropout
+
+    def __call__(
+        self, x: jax.Array, bias: PositionBias, mask: jax.Array, *, drop_rate: jax.Array | float, drop: bool, key: jax.Array | None
+    ) -> jax.Array:
+        """x [Q, P+S, D], mask bool [Q, P+S] -> [Q, P+S, D]; `drop` says statically whether whole branches are dropped."""
+        keys = split_key(key, 6)
+        path_keys = keys[4:] if drop else [None, None]
+        h = self.self_norm(x)
+        h = self.self_attention(h, self.self_attention.keys_values(h), bias, mask, key=keys[0])
+        x = x + drop_path(dropout(self.self_out_norm(h), self.rate, keys[1]), drop_rate, path_keys[0])
+        h = self.ffn(self.ffn_norm(x), key=keys[2])
+        return x + drop_path(dropout(h, self.rate, keys[3]), drop_rate, path_keys[1])
+
+
+class Encoder(nnx.Module):
+    """Joins both input streams and runs the layers. Token embeddings are an argument: the matrix is shared with the decoder."""
+
+    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy):
+        width, eps, std = config.width, config.layer_norm_eps, config.init_std
+        self.types = Embedding(keys, 2, width, (None, "width"), std=std, policy=policy)  # 0 text, 1 picture
+        self.text_norm = LayerNorm(width, eps=eps, policy=policy)
+        self.image_norm = LayerNorm(width, eps=eps, policy=policy)
+        self.image_proj = Linear(keys, config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
+        self.positions = PositionTable(keys, config, policy=policy)
+        self.position_bias = PositionProjection(
+            keys, width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy
+        )
+        self.layers = EncoderLayer(keys, config, policy=policy, stack=config.encoder_layers)
+        self.norm = LayerNorm(width, eps=eps, policy=policy)
+        self.config, self.policy = config, policy
+
+    def __call__(
+        self,
+        embedded: jax.Array,
+        text_mask: jax.Array,
+        *,
+        features: jax.Array | None,
+        grid: tuple[int, int] | None,
+        patch_ids: jax.Array | None,
+        image_mask: jax.Array | None,
+        key: jax.Array | None,
+    ) -> Encoded:
+        """Returns the encoded sequences.
+
+        Args:
+          embedded: token embeddings [Q, S, D]. text_mask: bool [Q, S], True = a real token.
+          features: [R, P, C] of R pictures with Q = R * G, or None: sequence q sees picture q // G.
+          grid: rows and columns of the P patches. patch_ids: int [Q, P'], the patches each sequence keeps; None keeps all.
+          image_mask: bool [R] or [Q]; False hides the whole picture of a row. key: dropout and drop path.
+        """
+        config = self.config
+        text_key, image_key, layers_key = split_key(key, 3)
+        num, length = text_mask.shape
+        text = self.text_norm(embedded + self.types.table[0].astype(embedded.dtype))
+        x, mask = dropout(text, config.dropout, text_key), text_mask
+        positions = self.positions.text_positions(length)[None]
+        ids = None
+        if features is not None:
+            image, ids, image_positions = self._image_stream(features, grid, patch_ids, num)
+            patches = image.shape[1]
+            x = jnp.concatenate([dropout(image, config.dropout, image_key), x], 1)
+            visible = jnp.ones((num,), bool) if image_mask is None else _repeat_rows(image_mask, num)
+            mask = jnp.concatenate([jnp.broadcast_to(visible[:, None], (num, patches)), text_mask], 1)
+            shared_text = jnp.broadcast_to(positions, (image_positions.shape[0], *positions.shape[1:]))
+            positions = jnp.concatenate([image_positions, shared_text], 1)
+        x = x * mask[..., None].astype(x.dtype)
+        bias = self.position_bias(positions, positions)
+        drop = config.encoder_drop_path_rate > 0
+
+        def step(layer: EncoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array]):
+            index, rate = xs
+            image = None
+            if ids is not None:
+                image = ids_relative(layer.image_relative[...], ids, ids, side=config.image_bucket_size)
+            elif features is not None:
+                image = grid_relative(layer.image_relative[...], *grid, side=config.image_bucket_size)[None]
+            relative = join_blocks(image, token_relative(layer.token_relative[...], length, config)[None])
+            if ids is not None:
+                relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer
+            layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
+            return layer(x, bias._replace(relative=relative), mask, drop_rate=rate, drop=drop, key=layer_key), None
+
+        num_layers = config.encoder_layers
+        xs = (jnp.arange(num_layers), jnp.asarray(drop_path_rates(config.encoder_drop_path_rate, num_layers)))
+        x, _ = run_layers(self.layers, step, x, xs, num=num_layers, mode=config.layers, remat=config.remat)
+        return Encoded(self.norm(x), mask, positions)
+
+    def _image_stream(
+        self, features: jax.Array, grid: tuple[int, int], patch_ids: jax.Array | None, num: int
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """Returns image embeddings [Q, P', D], position ids [Q, P'] (None: the full grid) and normalised positions [Q or 1, P', D]."""
+        rows, patches = features.shape[:2]
+        if grid[0] * grid[1] != patches:
+            raise ValueError(f"image grid: found {grid[0]}x{grid[1]} for {patches} patches, expected their product")
+        if num % rows:
+            raise ValueError(f"source_ids: found {num} sequences for {rows} images, expected a multiple")
+        # Projection and norm see each picture once; its sequences share the result.
+        image = self.image_norm(self.image_proj(features) + self.types.table[1].astype(self.policy.compute))
+        positions = self.positions.grid_positions(*grid)
+        if patch_ids is None:
+            return _repeat_rows(image, num), None, positions[None]
+        if self.config.interpolate_position:
+            raise ValueError("model.interpolate_position: found True with sampled patches, expected one of the two")
+        owner = (jnp.arange(num) // (num // rows))[:, None]
+        sampled = jnp.take(image.reshape(rows * patches, -1), owner * patches + patch_ids, axis=0, mode="clip")
+        ids = jnp.asarray(image_position_ids(*grid, side=self.config.image_bucket_size))[patch_ids]
+        return sampled, ids, jnp.take(positions, patch_ids, axis=0, mode="clip")
+
+
+def _repeat_rows(x: jax.Array, num: int) -> jax.Array:
+    """x [R, ...] -> [num, ...] with each row repeated num / R times in place."""
+    rows = x.shape[0]
+    if rows == num:
+        return x
+    return jnp.broadcast_to(x[:, None], (rows, num // rows, *x.shape[1:])).reshape(num, *x.shape[1:])

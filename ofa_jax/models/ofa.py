@@ -1,0 +1,137 @@
+"""The OFA model: pictures and text in, token logits out. A pure function of (params, stats, inputs, key).
+
+    graphdef, params = create(config.model, config.vocab, key, precision="f32")       # once, outside jit; works under jax.eval_shape
+    model = nnx.merge(graphdef, params)                                               # inside jit
+
+The modules hold parameters only; running statistics, keys and caches are arguments and results.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ofa_jax.config.schema import PAD_ID, ModelConfig, VocabConfig
+from ofa_jax.models import resnet
+from ofa_jax.models.decoder import CodeRows, Decoder
+from ofa_jax.models.encoder import Encoded, Encoder
+from ofa_jax.models.layers import Embedding, Keys
+from ofa_jax.models.precision import Policy, policy
+from ofa_jax.models.resnet import ResNet, Stats, normalise_images
+
+# Added to the logits of rows that only pad the vocabulary matrix: their probability is exactly 0 and no infinity enters the loss.
+NEVER = -1e30
+
+
+class OFA(nnx.Module):
+    """Encoder, decoder, picture network and the one vocabulary matrix that serves both inputs and the output."""
+
+    def __init__(self, keys: Keys, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
+        self.embedding = Embedding(keys, vocab.padded_size, config.width, ("vocab", "width"), std=config.init_std, policy=policy)
+        self.resnet = ResNet(keys, config, policy=policy)
+        self.encoder = Encoder(keys, config, policy=policy)
+        self.decoder = Decoder(keys, config, policy=policy)
+        self.config, self.vocab, self.policy = config, vocab, policy
+
+    def embed_images(
+        self, images: jax.Array, hole_mask: jax.Array | None, *, stats: Stats, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Stats]:
+        """Returns the features of pictures and the batch-norm statistics to keep.
+
+        Args:
+          images: uint8 [R, height, width, 3], RGB; normalised here with mean and deviation 0.5.
+          hole_mask: bool [R] or None; True cuts the central half-side square out after normalisation.
+          stats: running statistics (`init_stats`); they come back unchanged unless `train` and `image_norm` is "batch".
+          train: use the statistics of this batch.
+
+        Returns:
+          Features [R, P, C] in the compute dtype, patches row by row, and the new statistics.
+        """
+        pixels = normalise_images(images, hole_mask, accum=self.policy.accum)
+        features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
+        return features.reshape(features.shape[0], -1, features.shape[-1]), new_stats
+
+    def encode(
+        self,
+        source_ids: jax.Array,
+        features: jax.Array | None = None,
+        patch_ids: jax.Array | None = None,
+        image_mask: jax.Array | None = None,
+        key: jax.Array | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Encoded:
+        """Returns the encoded sequences, picture first.
+
+        Args:
+          source_ids: int32 [Q, S], right-padded with PAD.
+          features: [R, P, C] with Q a multiple of R (sequence q sees picture q // (Q / R)); None: no picture is encoded.
+          patch_ids: int32 [Q, P'], indices of the patches each sequence keeps; None keeps all.
+          image_mask: bool [Q] or [R]; False hides a row's picture.
+          key: dropout and drop path; None is deterministic.
+          grid: rows and columns of the patches; None: a square.
+        """
+        if features is not None and grid is None:
+            side = math.isqrt(features.shape[1])
+            if side * side != features.shape[1]:
+                raise ValueError(f"features: found {features.shape[1]} patches without a grid, expected a square number")
+            grid = (side, side)
+        embedded, text_mask = self.embedding(source_ids), source_ids != PAD_ID
+        return self.encoder(embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        decoder_ids: jax.Array,
+        code_mask: jax.Array | None = None,
+        key: jax.Array | None = None,
+        code_rows: CodeRows | None = None,
+    ) -> jax.Array:
+        """Returns hidden states [Q, T, D]; multiply with `logits`.
+
+        Args:
+          decoder_ids: int32 [Q, T], BOS + target, right-padded with PAD.
+          code_mask: bool [Q], True where the target is a grid of image codes; None: nowhere.
+          code_rows: static knowledge about `code_mask`: "none", "all" or "mixed". None means "mixed" with a mask, "none" without.
+        """
+        rows = code_rows or ("none" if code_mask is None else "mixed")
+        return self.decoder(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0."""
+        table = self.embedding.table[...].astype(self.policy.compute)
+        scores = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=self.policy.accum)
+        if self.vocab.padded_size == self.vocab.size:
+            return scores
+        return scores + np.where(np.arange(self.vocab.padded_size) < self.vocab.size, 0.0, NEVER).astype(self.policy.accum)
+
+
+def create(model: ModelConfig, vocab: VocabConfig, key: jax.Array, *, precision: str = "f32") -> tuple[nnx.GraphDef, nnx.State]:
+    """Returns the model's structure and its freshly drawn parameters; works under `jax.eval_shape` for the second.
+
+    Initialisation follows the official code: N(0, 0.02) for all linear and embedding weights (the relative tables and PAD's row
+    too), LayerNorm 1 and 0, head scales 1, Kaiming fan-out for convolutions.
+
+    Raises:
+      ValueError: the width does not split into heads, the filler id is outside the position table, or the precision is unknown.
+    """
+    if model.width % model.num_heads:
+        raise ValueError(f"model.num_heads: found {model.num_heads} heads for width {model.width}, expected a divisor")
+    if model.code_filler_id >= model.num_image_positions:
+        raise ValueError(f"model.code_filler_id: found {model.code_filler_id}, expected less than {model.num_image_positions} position ids")
+    return nnx.split(OFA(Keys(key), model, vocab, policy=policy(precision)))
+
+
+def init_stats(model: ModelConfig, *, precision: str = "f32") -> Stats:
+    """Returns the running batch-norm statistics of an untrained model: nested dicts with leaves "mean" 0 and "var" 1."""
+    return resnet.init_stats(model.resnet, policy(precision).accum)
+
+
+def num_params(params: nnx.State, vocab: VocabConfig) -> int:
+    """Returns the number of parameters, without the rows that only pad the vocabulary (arrays or ShapeDtypeStructs)."""
+    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    width = params["embedding"]["table"].shape[1]
+    return total - (vocab.padded_size - vocab.size) * width

@@ -1,0 +1,77 @@
+"""Where measured numbers go: `metrics.jsonl`, one JSON object a line, and TensorBoard events.
+
+Both continue a curve on resume without doubling it: lines beyond the restored step are dropped, since those steps run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+Number = int | float
+
+_log = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Appends measurements to a file of JSON lines. Each line is written whole and flushed, so a killed run loses none."""
+
+    def __init__(self, path: Path, *, step: int):
+        """Opens `path` for a run that goes on from `step`: lines of later steps, and a last line cut off by a kill, are dropped.
+
+        `last` is the newest line that stays, or None.
+        """
+        self.path = path
+        self.last: dict[str, Number] | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        lines = path.read_text().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                _log.warning("%s line %d: found no JSON (a write that was cut off), dropped", path, number)
+                continue
+            if record["step"] <= step:
+                kept.append(line)
+                self.last = record
+        if len(kept) != len(lines) or not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, path)
+        self._file = path.open("a")
+
+    def write(self, record: Mapping[str, Number]) -> None:
+        """Appends one line; `record` must have "step". A number that is not finite becomes null, which JSON can hold."""
+        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Writes the same numbers as TensorBoard scalars, below `folder`."""
+
+    def __init__(self, folder: Path, *, step: int):
+        """Opens a new event file; TensorBoard hides earlier events of steps beyond `step`."""
+        self._writer = SummaryWriter(logdir=str(folder), purge_step=step + 1, flush_secs=30)
+
+    def write(self, record: Mapping[str, Number]) -> None:
+        """Adds every entry but "step" and "data_step" as a scalar at `record["step"]`."""
+        step = int(record["step"])
+        for name, value in record.items():
+            if name not in ("step", "data_step"):
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is buffered and closes the file."""
+        self._writer.close()

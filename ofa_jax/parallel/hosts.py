@@ -1,0 +1,70 @@
+"""Start-up of several processes, one a host, and their index and count.
+
+The same command runs on every host. JAX's own environment names say that there are several: `JAX_COORDINATOR_ADDRESS` with
+`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; a TPU pod announces itself by `TPU_WORKER_HOSTNAMES` with more than one name, and
+`OFA_DISTRIBUTED=1` asks for JAX's detection of the cluster (Slurm, MPI, Cloud TPU).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from ofa_jax.config.errors import UserError
+
+
+def start(environ: Mapping[str, str] | None = None) -> bool:
+    """Joins the other processes where the environment says that there are some. Returns whether it did. Call before any JAX work.
+
+    Raises `UserError` when the environment names a coordinator but not this process's place.
+    """
+    environ = os.environ if environ is None else environ
+    address = environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if address:
+        numbers = {}
+        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+            text = environ.get(name, "")
+            if not text.isdigit():
+                raise UserError(f"environment variable {name}: found {text!r}, expected a number, as JAX_COORDINATOR_ADDRESS is {address}")
+            numbers[name] = int(text)
+        jax.distributed.initialize(
+            coordinator_address=address, num_processes=numbers["JAX_NUM_PROCESSES"], process_id=numbers["JAX_PROCESS_ID"]
+        )
+        return True
+    workers = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    if len(workers) > 1 or environ.get("OFA_DISTRIBUTED", "") == "1":
+        jax.distributed.initialize()
+        return True
+    return False
+
+
+def index() -> int:
+    """Returns this process's index, from 0; process 0 writes logs and files."""
+    return jax.process_index()
+
+
+def count() -> int:
+    """Returns the number of processes."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Returns whether this process writes the shared files."""
+    return jax.process_index() == 0
+
+
+def use_compilation_cache(environ: Mapping[str, str] | None = None) -> str:
+    """Turns on JAX's cache of compiled programs and returns its folder, so that a resumed run starts without compiling again.
+
+    The folder is `JAX_COMPILATION_CACHE_DIR` where that is set, else `ofa_jax/xla` below `XDG_CACHE_HOME` or `~/.cache`.
+    """
+    environ = os.environ if environ is None else environ
+    folder = environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not folder:
+        home = environ.get("XDG_CACHE_HOME", "") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(home, "ofa_jax", "xla")
+        os.makedirs(folder, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    return folder

@@ -1,0 +1,120 @@
+"""The manifest of a prepared part: what it holds, where it came from, how it was made, and whether it has to be made again.
+
+`manifest.json` lies beside the shards of every dataset. The reader (`data.records.open_records`) trusts its shard list; `launch/prepare.py`
+compares its options hash to decide what is already done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.data.records import SCHEMA_VERSION, load_json
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one move: readers see the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def options_hash(options: dict[str, Any]) -> str:
+    """Returns a short hex digest of the options that made a part; equal options, equal digest."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns split -> {"records", "shards": [{"file", "records", "bytes", "sha256"}]} of a directory that TFDS wrote."""
+    info = load_json(folder / "dataset_info.json")
+    table = {}
+    for split in info["splits"]:
+        lengths = [int(n) for n in split.get("shardLengths", ())]
+        shards = []
+        for index, length in enumerate(lengths):
+            # TFDS's default template {DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}, which builder_from_directory expects
+            name = f"{info['name']}-{split['name']}.array_record-{index:05d}-of-{len(lengths):05d}"
+            path = folder / name
+            shards.append({"file": name, "records": length, "bytes": path.stat().st_size, "sha256": file_digest(path)})
+        table[split["name"]] = {"records": sum(lengths), "shards": shards}
+    return table
+
+
+def write(
+    folder: Path, *, dataset: str, record: str, source: str, licence: str, notes: Iterable[str], options: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """Writes `folder/manifest.json` for a directory that TFDS has finished; `facts` are merged in at top level (such as num_codes)."""
+    write_json(
+        folder / "manifest.json",
+        {
+            "dataset": dataset,
+            "schema_version": SCHEMA_VERSION,
+            "record": record,
+            "source": source,
+            "licence": licence,
+            "notes": list(notes),
+            "seed": options.get("seed"),
+            "options": options,
+            "options_hash": options_hash(options),
+            **facts,
+            "splits": shard_table(folder),
+        },
+    )
+
+
+def add_token_lengths(folder: Path, histogram: dict[str, dict[str, int]], *, tokenizer_digest: str) -> None:
+    """Adds the token-length histograms (text field -> {upper bound: count}) of a tokeniser to a manifest."""
+    path = folder / "manifest.json"
+    manifest = load_json(path)
+    manifest["token_lengths"] = {"tokenizer": tokenizer_digest, "fields": histogram}
+    write_json(path, manifest)
+
+
+def length_histogram(lengths: Iterable[int]) -> dict[str, int]:
+    """Returns counts of lengths by upper bound (powers of two, inclusive): {"<=8": 12, ...}, empty bounds left out."""
+    values = np.asarray(list(lengths), np.int64)
+    bounds = 2 ** np.ceil(np.log2(np.maximum(values, 1))).astype(np.int64)
+    return {f"<={bound}": int(count) for bound, count in zip(*np.unique(bounds, return_counts=True), strict=True)}
+
+
+def is_done(folder: Path, *, options: dict[str, Any], rebuild: bool) -> bool:
+    """Says whether a dataset directory is finished and was made with these options.
+
+    Raises `DataError` when it was made with other options and `rebuild` is off: prepared data is never replaced silently.
+    """
+    if rebuild or not (folder / "manifest.json").exists():
+        return False
+    manifest = load_json(folder / "manifest.json")
+    if manifest.get("schema_version") == SCHEMA_VERSION and manifest.get("options_hash") == options_hash(options):
+        return True
+    old = manifest.get("options", {})
+    changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in options.items() if old.get(key) != value)
+    raise DataError(
+        f"{folder} was prepared with other options ({changed or 'another schema version'}); add --rebuild to replace it, or give another --data_dir"
+    )
+
+
+def verify(folder: Path) -> list[str]:
+    """Returns one sentence for every shard whose bytes differ from the manifest; an empty list when all are intact."""
+    found = []
+    for split in load_json(folder / "manifest.json")["splits"].values():
+        for shard in split["shards"]:
+            path = folder / shard["file"]
+            if not path.exists():
+                found.append(f"{path} is missing")
+            elif file_digest(path) != shard["sha256"]:
+                found.append(f"{path}: its sha256 differs from the manifest's")
+    return found

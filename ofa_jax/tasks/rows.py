@@ -1,0 +1,233 @@
+"""A record -> one row of a block: one network input and its sequences.
+
+The items of a row kind (captions, questions, regions, ...) are drawn from the record, the picture is transformed once together with
+their boxes, and every task of the row kind turns every drawn item into a sequence. All random choices come from the generator that
+the caller passes, in this order: items, picture transform, then item by item and task by task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
+from ofa_jax.data.batch import Row, Sequence
+from ofa_jax.data.records import Box, ImageRecord, Record, RecordError, Region, TextRecord
+from ofa_jax.data.transforms.image import Picture, decode_image
+from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Passage, Task, TaskContext
+from ofa_jax.tasks.encode import Encoder
+from ofa_jax.tasks.table import ROWS, TASK_NAMES, TASKS
+from ofa_jax.vocab.tokenizer import Tokenizer
+
+_CACHED_TEXTS = 1 << 16  # distinct short texts whose ids are kept; the cache starts afresh when it is full
+_CACHED_CHARACTERS = 256  # longer texts are not kept
+
+Transform = Callable[[str, np.ndarray, Any, int, np.random.Generator], Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalExample:
+    """One sequence for evaluation, with what its prediction is compared to."""
+
+    sequence: Sequence
+    image: np.ndarray | None  # uint8 [image_px, image_px, 3]
+    hole: bool
+    scored: list[bool]  # for every target id: teacher-forced evaluation counts it (text infilling: the hidden ones)
+    item: Item  # boxes in pixels of the network input
+    example: Example  # the parts before encoding
+
+
+class RowBuilder:
+    """Builds rows of every kind. Read only but for a cache, picklable, safe to call from several threads."""
+
+    def __init__(
+        self,
+        vocab: VocabConfig,
+        tokenizer: Tokenizer,
+        negatives: Mapping[str, Negatives],
+        transform: Transform,
+        train: bool = True,
+    ):
+        """`negatives` is by dataset (`tasks.negatives.load_negatives`); `transform` is `data.transforms.image.transform`.
+
+        Raises ConfigError when the tokeniser does not fit the vocabulary.
+        """
+        if tokenizer.num_text != vocab.num_text:
+            raise ConfigError(f"vocab.num_text: found {vocab.num_text}, expected the tokeniser's {tokenizer.num_text}")
+        self._vocab, self._tokenizer, self._negatives = vocab, tokenizer, dict(negatives)
+        self._transform, self._train = transform, train
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        self._ids: dict[str, tuple[int, ...]] = {}
+        self._contexts: dict[tuple[str, int, int], TaskContext] = {}
+        self._encoder = Encoder(vocab=self._vocab, encode_text=self._encode_text, word_starts=self._tokenizer.word_starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_ids", "_contexts", "_encoder")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_caches()
+
+    def __call__(self, block: BlockConfig, source: SourceConfig, record: Record, draw: np.random.Generator) -> Row:
+        """One row of `block` from a record of `source`: a picture of `block.image_px` (none in a text block) and
+        `pairs_per_image` * len(ROWS[source.row]) sequences, pair by pair and task by task.
+
+        Items are drawn without replacement while they last, then again from the start. Image infilling is always resized and never
+        augmented, because its codes belong to the picture as it is stored. Raises RecordError for content that cannot be used, ConfigError
+        when block, row kind and records do not go together.
+        """
+        items = self.items(record, source.row)
+        order = draw.permutation(len(items)).tolist() if len(items) > 1 else [0]
+        pairs = block.pairs_per_image
+        kind = "resize" if source.row == "image_infilling" else block.augment
+        image, chosen = self._picture(block, record, [items[i] for i in order[:pairs]], kind, draw)
+        context = self._context(source.dataset, block)
+        tasks = ROWS[source.row]
+        sequences = []
+        hole = False
+        for pair in range(pairs):
+            item = chosen[pair % len(chosen)]
+            for task in tasks:
+                example = task.build(item, draw, context)
+                hole = hole or example.hole
+                sequences.append(self._encode(example, block, source.dataset, record))
+        return Row(image, hole, tuple(sequences))
+
+    def items(self, record: Record, row: str) -> tuple[Item, ...]:
+        """All items of `record` for a row kind or a task name, in order, boxes in pixels of the stored picture; never empty.
+
+        Task `matching` reads captions, or questions where a record has no captions. Raises RecordError for a record without such items,
+        ConfigError for an unknown name or when texts are asked of pictures or the reverse.
+        """
+        wants_text = row == "text_infilling"
+        if wants_text != isinstance(record, TextRecord):
+            found, expected = ("image", "text") if wants_text else ("text", "image")
+            raise ConfigError(f"dataset {record.dataset}: found {found} records, expected {expected} records for {row}")
+        if isinstance(record, TextRecord):
+            return (Passage(record.text),)
+        items: tuple[Item, ...]
+        if row in ("caption", "captioning"):
+            field, items = "captions", record.captions
+        elif row in ("question", "vqa"):
+            field, items = "questions", record.questions
+        elif row == "matching":
+            field, items = "captions", record.captions or record.questions
+        elif row in ("grounding", "grounded_captioning"):
+            field, items = "regions", record.regions
+        elif row == "detection":
+            field, items = "objects", (Objects(record.objects),) if record.objects else ()
+        elif row == "image_infilling":
+            field, items = "codes", () if record.codes is None else (Codes(tuple(record.codes.tolist())),)
+        else:
+            raise ConfigError(f"row: found {row!r}, expected one of {', '.join(dict.fromkeys((*ROWS, *TASKS)))}")
+        if not items:
+            _reject(record, "schema", field, "none", f"at least one for {row}")
+        return items
+
+    def build_one(
+        self, block: BlockConfig, task: str, dataset: str, record: Record, item_index: int, draw: np.random.Generator
+    ) -> EvalExample:
+        """The sequence of one task on item `item_index` of `items(record, task)`, at the lengths and size of `block`, not augmented.
+
+        Raises as the row builder does, and IndexError for an item that is not there.
+        """
+        item = self.items(record, task)[item_index]
+        image, (item, *_) = self._picture(block, record, [item], "resize", draw)
+        example = TASKS[task].build(item, draw, self._context(dataset, block))
+        sequence = self._encode(example, block, dataset, record)
+        scored = list(example.scored) if example.scored is not None else [True] * len(sequence.target_ids)
+        return EvalExample(sequence, image, example.hole, scored, item, example)
+
+    def _encode(self, example: Example, block: BlockConfig, dataset: str, record: Record) -> Sequence:
+        return self._encoder.encode(
+            example,
+            task_id=_TASK_IDS[example.task],
+            source_len=block.source_len,
+            target_len=block.target_len,
+            dataset=dataset,
+            record=record.record_id,
+        )
+
+    def _context(self, dataset: str, block: BlockConfig) -> TaskContext:
+        key = (dataset, block.source_len, block.target_len)
+        context = self._contexts.get(key)
+        if context is None:
+            negatives = self._negatives.get(dataset, _NO_NEGATIVES)
+            context = TaskContext(self._tokenizer, negatives, dataset, block.source_len, block.target_len, self._train)
+            self._contexts[key] = context
+        return context
+
+    def _encode_text(self, text: str) -> tuple[int, ...]:
+        ids = self._ids.get(text)
+        if ids is None:
+            ids = tuple(self._tokenizer.encode(text))
+            if len(text) <= _CACHED_CHARACTERS:
+                if len(self._ids) >= _CACHED_TEXTS:
+                    self._ids.clear()
+                self._ids[text] = ids
+        return ids
+
+    def _picture(
+        self, block: BlockConfig, record: Record, items: list[Item], kind: str, draw: np.random.Generator
+    ) -> tuple[np.ndarray | None, list[Item]]:
+        """The network input, and the items with their boxes moved; items whose box lies outside the crop are left out."""
+        if isinstance(record, TextRecord):
+            return None, items
+        pixels = _decode(record)
+        first = items[0]
+        if isinstance(first, Region):
+            regions = [item for item in items if isinstance(item, Region)]
+            picture = self._transform(kind, pixels, [region.box for region in regions], block.image_px, draw)
+            kept: list[Item] = [Region(regions[i].text, Box(*box)) for i, box in zip(picture.kept, picture.boxes, strict=True)]
+            if not kept:
+                _reject(record, "box_outside", "regions/box", "no box with an area in the network input", "at least one")
+            return picture.image, kept
+        if isinstance(first, Objects):
+            picture = self._transform(kind, pixels, [found.box for found in first.objects], block.image_px, draw)
+            pairs = zip(picture.kept, picture.boxes, strict=True)
+            return picture.image, [Objects(tuple(dataclasses.replace(first.objects[i], box=Box(*box)) for i, box in pairs))]
+        return self._transform(kind, pixels, [], block.image_px, draw).image, items
+
+
+_TASK_IDS = {name: number for number, name in enumerate(TASK_NAMES)}
+_NO_NEGATIVES = Negatives()
+
+
+def _decode(record: ImageRecord) -> np.ndarray:
+    """uint8 [height, width, 3]. Raises RecordError when the picture does not decode or has another size than its record says."""
+    try:
+        pixels = decode_image(record.image)
+    except ValueError as error:
+        found, _, expected = str(error).removeprefix("found ").rpartition(", expected ")
+        raise RecordError(
+            dataset=record.dataset, record=record.record_id, reason="image", field="image", found=found or str(error), expected=expected
+        ) from error
+    height, width = pixels.shape[:2]
+    if (width, height) != (record.width, record.height):
+        _reject(record, "image", "width, height", f"{record.width}x{record.height}", f"the picture's {width}x{height}")
+    return pixels
+
+
+def _reject(record: Record, reason: str, field: str, found: str, expected: str) -> None:
+    raise RecordError(dataset=record.dataset, record=record.record_id, reason=reason, field=field, found=found, expected=expected)
+
+
+def sequences_per_row(block: BlockConfig) -> int:
+    """G of a block: sequences that each of its rows has. Raises ConfigError when its row kinds give different numbers."""
+    counts = {source.row: block.pairs_per_image * len(_tasks_of(source.row)) for source in block.sources}
+    if len(set(counts.values())) != 1:
+        listed = ", ".join(f"{row} {count}" for row, count in counts.items()) or "no sources"
+        raise ConfigError(f"data.blocks {block.name}: found {listed} sequences per row, expected one number")
+    return next(iter(counts.values()))
+
+
+def _tasks_of(row: str) -> tuple[Task, ...]:
+    if row not in ROWS:
+        raise ConfigError(f"row: found {row!r}, expected one of {', '.join(ROWS)}")
+    return ROWS[row]

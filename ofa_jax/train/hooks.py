@@ -1,0 +1,90 @@
+"""What can be added to the training loop: hooks, called at fixed places. The loop itself knows no feature.
+
+Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch, before it is used), the step,
+`log` (numbers of the step before, once every `log_every` steps). `close` is called once, also after an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ofa_jax.data.batch import Batch
+from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
+
+
+class Hook:
+    """Does nothing; a hook overrides what it needs. Methods run on the training thread: keep them short or in a thread of their own."""
+
+    def start(self, step: int) -> None:
+        """Called once before the first turn, with the step the run goes on from."""
+
+    def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
+        """Called before every step and once after the last; may return numbers to be logged. The state must not be changed or kept."""
+        return None
+
+    def batch(self, batch: Batch) -> None:
+        """Called with every batch as it comes from the pipeline."""
+
+    def log(self, record: Mapping[str, Number]) -> None:
+        """Called with the numbers of a finished step; always has "step", "data_step" and "time_s"."""
+
+    def close(self) -> None:
+        """Called once at the end."""
+
+
+class WriteMetrics(Hook):
+    """Writes every record to `<workdir>/metrics.jsonl` and to TensorBoard events in `<workdir>/tensorboard`."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+        self._lines: JsonLines | None = None
+        self._board: TensorBoard | None = None
+        self.time_s = 0.0  # training time before this process, from the last line kept
+
+    def start(self, step: int) -> None:
+        self._lines = JsonLines(self._workdir / "metrics.jsonl", step=step)
+        self._board = TensorBoard(self._workdir / "tensorboard", step=step)
+        self.time_s = float((self._lines.last or {}).get("time_s") or 0.0)
+
+    def log(self, record: Mapping[str, Number]) -> None:
+        record = dict(record)
+        record["time_s"] = round(float(record["time_s"]) + self.time_s, 3)
+        if self._lines is not None:
+            self._lines.write(record)
+        if self._board is not None:
+            self._board.write(record)
+
+    def close(self) -> None:
+        for writer in (self._lines, self._board):
+            if writer is not None:
+                writer.close()
+
+
+class ProgressLine(Hook):
+    """Prints one line a record: step, loss, nats a token of each task, examples a second, time left."""
+
+    def __init__(self, *, steps: int):
+        self._steps = steps
+
+    def log(self, record: Mapping[str, Number]) -> None:
+        if "loss/total" in record:
+            print(progress_text(record, steps=self._steps), flush=True)
+
+
+def progress_text(record: Mapping[str, Number], *, steps: int) -> str:
+    """Returns the progress line of a record."""
+    prefix = "loss/nll/"
+    tasks = "  ".join(f"{name[len(prefix) :]} {value:.3f}" for name, value in record.items() if name.startswith(prefix))
+    left = float(record["time/left_s"])
+    rate = float(record["perf/examples_per_s"])
+    return f"step {record['step']}/{steps}  loss {record['loss/total']:.4f}  [{tasks}]  {rate:.1f} examples/s  {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Returns `1h02m`, `12m05s` or `7s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

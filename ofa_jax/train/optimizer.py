@@ -1,0 +1,105 @@
+"""AdamW as fairseq computes it, the learning-rate schedule, clipping by global norm, and the average of the weights.
+
+optax's Adam adds eps after the bias correction of the second moment, `m^ / (sqrt(v^) + eps)`. fairseq, and therefore OFA, adds it
+before: `lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)`. The two differ by a factor sqrt(1 - b2^t) on eps, which matters
+in the first thousand steps for parameters with tiny gradients, so the transformation is written here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ofa_jax.config.schema import OptimizerConfig
+
+CLIP_EPS = 1e-6  # added to the norm before dividing, as PyTorch's and fairseq's clipping do
+
+
+class AdamState(NamedTuple):
+    """Moments of fairseq's Adam."""
+
+    count: jax.Array  # int32 []: updates made
+    mu: Any  # first moment, raw
+    nu: Any  # second moment, raw
+
+
+def learning_rate(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
+    """Returns n -> the learning rate of the update made after n updates, with T = steps and W = int(T * warmup_fraction).
+
+    n <= W: lr * n / W (so the very first update has rate 0, as in fairseq); n >= T: the end rate; between: linear from lr to the end
+    rate. W = 0 starts at lr.
+    """
+    warmup = int(steps * config.warmup_fraction)
+    peak, end = config.learning_rate, config.end_learning_rate
+
+    def schedule(count: jax.Array) -> jax.Array:
+        n = jnp.asarray(count, jnp.result_type(float))
+        decay = (peak - end) * (1.0 - (n - warmup) / max(steps - warmup, 1)) + end
+        rate = jnp.where(n >= steps, end, decay)
+        return jnp.where(n <= warmup, peak * n / warmup, rate) if warmup > 0 else rate
+
+    return schedule
+
+
+def one_minus_power(beta: float, t: jax.Array) -> jax.Array:
+    """Returns 1 - beta^t, float []. Written with expm1: in float32 the plain form loses four digits at t = 1, beta = 0.999."""
+    return jnp.ones_like(t) if beta == 0.0 else -jnp.expm1(t * math.log(beta))
+
+
+def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1."""
+
+    def init(params: Any) -> AdamState:
+        return AdamState(
+            count=jnp.zeros((), jnp.int32), mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params)
+        )
+
+    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+        del params
+        count = state.count + 1
+        t = count.astype(jnp.result_type(float))
+        correction = jnp.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, grads)
+        updates = jax.tree.map(lambda m, v: correction.astype(m.dtype) * m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, AdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Returns g -> g * min(1, max_norm / (norm(g) + 1e-6)), the norm taken over all parameters together; 0 clips nothing."""
+
+    def update(grads: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        del params
+        if max_norm <= 0:
+            return grads, state
+        scale = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + CLIP_EPS))
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
+    """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate."""
+    return optax.chain(
+        clip_by_global_norm(config.clip_norm),
+        scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(learning_rate(config, steps=steps)),
+    )
+
+
+def average(ema: Any, params: Any, *, decay: float, count: jax.Array) -> Any:
+    """Returns d * ema + (1 - d) * params, d = min(decay, (1 + count) / (10 + count)).
+
+    count: updates made before this one. The ramp (TensorFlow's ExponentialMovingAverage) keeps random initial weights from staying in
+    the average of a short run.
+    """
+    n = count.astype(jnp.result_type(float))
+    d = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    return jax.tree.map(lambda e, p: d.astype(e.dtype) * e + (1.0 - d).astype(e.dtype) * p, ema, params)

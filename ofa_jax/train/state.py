@@ -1,0 +1,86 @@
+"""The train state: one pytree that a step maps to the next, and its shardings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ofa_jax.config.schema import RunConfig
+from ofa_jax.models import ofa
+from ofa_jax.parallel.mesh import replicated
+from ofa_jax.parallel.rules import param_shardings
+from ofa_jax.train.optimizer import make_optimizer
+
+# First words folded into the run's key, so that no two uses share random numbers.
+INIT_KEY, DATA_KEY = 0, 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes. A checkpoint holds exactly this."""
+
+    params: Any  # the model's parameters (an NNX state)
+    opt_state: Any  # optax's state; its moments are sharded like the parameters
+    stats: Any  # running mean and variance of the image front's batch norms
+    ema: Any  # average of params, or None where none is kept
+    step: jax.Array  # int32 []: updates made
+    data_step: jax.Array  # int32 []: batches drawn
+
+
+def run_key(seed: int, purpose: int) -> jax.Array:
+    """Returns the key of one purpose (`INIT_KEY`, `DATA_KEY`) of a run."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
+    params = ofa.create(config.model, config.vocab, run_key(config.seed, INIT_KEY), precision=config.precision)[1]
+    return TrainState(
+        params=params,
+        opt_state=tx.init(params),
+        stats=ofa.init_stats(config.model, precision=config.precision),
+        # A copy: the state's buffers are donated, and one buffer cannot be given away twice.
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay > 0 else None,
+        step=jnp.zeros((), jnp.int32),
+        data_step=jnp.zeros((), jnp.int32),
+    )
+
+
+def abstract_state(config: RunConfig) -> TrainState:
+    """Returns the state as shapes and dtypes, without making an array. Needs little time at any model size."""
+    tx = make_optimizer(config.optimizer, steps=config.steps)
+    return jax.eval_shape(lambda: _initial(config, tx))
+
+
+def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
+    """Returns a `TrainState` of `NamedSharding`: parameters, moments and average by the rules table, everything else replicated."""
+    tx = make_optimizer(config.optimizer, steps=config.steps)
+    abstract = abstract_state(config)
+    params = param_shardings(abstract.params, mesh)
+    whole = replicated(mesh)
+    return TrainState(
+        params=params,
+        opt_state=optax.tree_utils.tree_map_params(
+            tx, lambda _, sharding: sharding, abstract.opt_state, params, transform_non_params=lambda _: whole
+        ),
+        stats=jax.tree.map(lambda _: whole, abstract.stats),
+        ema=None if abstract.ema is None else params,
+        step=whole,
+        data_step=whole,
+    )
+
+
+def init_state(config: RunConfig, mesh: Mesh) -> TrainState:
+    """Returns the state at step 0, made on the devices where it stays; a pure function of the config, its seed included."""
+    tx = make_optimizer(config.optimizer, steps=config.steps)
+    return jax.jit(lambda: _initial(config, tx), out_shardings=state_shardings(config, mesh))()
+
+
+def with_shardings(abstract: Any, shardings: Any) -> Any:
+    """Returns the shapes of `abstract` with each leaf's sharding, as the checkpoint manager takes it."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)

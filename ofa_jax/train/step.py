@@ -1,0 +1,229 @@
+"""One training step: a pure, compiled function of (state, batch).
+
+For every block the images are embedded once, the sequences of a row share them, and the two token means of `train/loss` are added.
+Random numbers (dropout, dropped paths, sampled patches) depend on (seed, data_step, block) alone, never on devices or hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from ofa_jax.config.errors import UserError
+from ofa_jax.config.schema import PAD_ID, BlockConfig, RunConfig
+from ofa_jax.data.batch import Batch, Block
+from ofa_jax.models import ofa
+from ofa_jax.parallel.mesh import batch_sharding, replicated
+from ofa_jax.train.loss import LossSums, add_sums, block_loss, total_loss
+from ofa_jax.train.optimizer import average, learning_rate, make_optimizer
+from ofa_jax.train.state import DATA_KEY, TrainState, run_key, state_shardings
+
+STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
+GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
+PATCH_KEY, DROPOUT_KEY, IMAGE_KEY = 0, 1, 2
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports: small arrays, replicated over the devices."""
+
+    loss: jax.Array  # float []
+    group_loss: dict[str, jax.Array]  # float [] by "pairs" and "images_text"
+    task_nll: jax.Array  # float [num_tasks]: sums over target tokens
+    task_tokens: jax.Array  # float [num_tasks]
+    grad_norm: jax.Array  # float []: before clipping
+    learning_rate: jax.Array  # float []
+    useful_tokens: jax.Array  # float []: share of source and target positions that are no padding
+
+
+TrainStep = Callable[[TrainState, dict[str, Block]], tuple[TrainState, StepMetrics]]
+
+
+def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
+    """Returns int32 [rows, keep]: for each row `keep` different patch indices below `num_patches`, uniform, in ascending order."""
+    scores = jax.random.uniform(key, (rows, num_patches))
+    return jnp.sort(jax.lax.top_k(scores, keep)[1].astype(jnp.int32), axis=1)
+
+
+def batch_loss(
+    params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, graphdef: Any, config: RunConfig, num_tasks: int
+) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
+    """Returns (L, (new running statistics, sums by group)) of one global batch.
+
+    key: of this data step; None means no dropout, all patches, and no update of the statistics (evaluation of the loss).
+    """
+    model = nnx.merge(graphdef, params)
+    train = key is not None
+    sums: dict[str, list[LossSums]] = {}
+    for stream in STREAMS:
+        members = [(i, b) for i, b in enumerate(config.data.blocks) if b.stream == stream]
+        features, stats = _embed_stream(model, stats, members, blocks, key)
+        for index, block_config in members:
+            block_key = None if key is None else jax.random.fold_in(key, index)
+            hidden = _decode_block(model, block_config, blocks[block_config.name], features.get(block_config.name), block_key)
+            block = blocks[block_config.name]
+            part = block_loss(
+                hidden,
+                logits_of=model.logits,
+                target_ids=block.target_ids,
+                confidence=block.confidence,
+                task_ids=block.task_ids,
+                num_tasks=num_tasks,
+                vocab_size=config.vocab.size,
+                label_smoothing=config.loss.label_smoothing if train else 0.0,
+                chunk=config.loss.logit_chunk,
+            )
+            sums.setdefault(GROUP_OF_STREAM[stream], []).append(part)
+    groups = {name: add_sums(parts) for name, parts in sums.items()}
+    loss, _ = total_loss(groups)
+    return loss, (stats, groups)
+
+
+def _embed_stream(
+    model: Any, stats: Any, members: Sequence[tuple[int, BlockConfig]], blocks: dict[str, Block], key: jax.Array | None
+) -> tuple[dict[str, jax.Array], Any]:
+    """Returns (features [R, P, C] by block name, statistics after the stream).
+
+    Blocks of one stream differ in text length only, so their pictures go through the image front together: the stream's statistics
+    are those of all its images, and the running ones are updated once.
+    """
+    members = [(i, b) for i, b in members if b.image_px]
+    if not members:
+        return {}, stats
+    arrays = [blocks[b.name] for _, b in members]
+    images = arrays[0].images if len(arrays) == 1 else jnp.concatenate([a.images for a in arrays])
+    holes = arrays[0].hole_mask if len(arrays) == 1 else jnp.concatenate([a.hole_mask for a in arrays])
+    image_key = None if key is None else jax.random.fold_in(jax.random.fold_in(key, members[0][0]), IMAGE_KEY)
+    features, stats = model.embed_images(images, holes, stats=stats, train=key is not None, key=image_key)
+    out, start = {}, 0
+    for (_, block_config), block in zip(members, arrays, strict=True):
+        rows = block.images.shape[0]
+        out[block_config.name] = features[start : start + rows]
+        start += rows
+    return out, stats
+
+
+def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    """Returns the decoder's output, [Q, T, D]: each image's features serve all sequences of its row."""
+    patch_ids = image_mask = None
+    if features is not None:
+        image_mask = block.image_mask
+        if config.num_patches and key is not None:
+            patch_ids = sample_patches(
+                jax.random.fold_in(key, PATCH_KEY), rows=block.source_ids.shape[0], num_patches=features.shape[1], keep=config.num_patches
+            )
+    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, DROPOUT_KEY))
+    encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
+    return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))
+
+
+def code_rows(config: BlockConfig) -> str:
+    """Returns what a block's mixture says about its code masks before any data is seen: "none", "all" or "mixed"."""
+    kinds = {source.row for source in config.sources}
+    if "image_infilling" not in kinds:
+        return "none"
+    return "all" if len(kinds) == 1 else "mixed"
+
+
+def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainStep:
+    """Returns the compiled step (state, blocks) -> (new state, metrics). The given state is donated: do not use it again.
+
+    It is compiled at its first call, for the shapes of the config; `num_compilations` tells how often it was.
+    """
+    check_streams(config)
+    tx = make_optimizer(config.optimizer, steps=config.steps)
+    schedule = learning_rate(config.optimizer, steps=config.steps)
+    graphdef, _ = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, run_key(config.seed, 0), precision=config.precision))
+
+    def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
+        loss_of = jax.value_and_grad(
+            lambda params: batch_loss(params, state.stats, blocks, key, graphdef=graphdef, config=config, num_tasks=num_tasks), has_aux=True
+        )
+        (loss, (stats, groups)), grads = loss_of(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = average(ema, params, decay=config.optimizer.ema_decay, count=state.step)
+        sums = add_sums(list(groups.values()))
+        metrics = StepMetrics(
+            loss=loss,
+            group_loss=total_loss(groups)[1],
+            task_nll=sums.task_nll,
+            task_tokens=sums.task_tokens,
+            grad_norm=optax.global_norm(grads),
+            learning_rate=schedule(state.step),
+            useful_tokens=_useful_tokens(blocks),
+        )
+        return TrainState(params, opt_state, stats, ema, state.step + 1, state.data_step + 1), metrics
+
+    shardings = state_shardings(config, mesh)
+    return jax.jit(
+        step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
+    )
+
+
+def num_compilations(step: Any) -> int:
+    """Returns how many programs a compiled step holds: 1 after the first call, more when shapes or placements changed."""
+    return step._cache_size()  # JAX has no public count
+
+
+def _useful_tokens(blocks: dict[str, Block]) -> jax.Array:
+    useful = sum(jnp.sum(b.source_ids != PAD_ID) + jnp.sum(b.decoder_ids != PAD_ID) for b in blocks.values())
+    return useful / sum(b.source_ids.size + b.decoder_ids.size for b in blocks.values())
+
+
+def check_streams(config: RunConfig) -> None:
+    """Raises `UserError` when blocks of one stream differ in picture size, or when more patches are to be kept than there are."""
+    px_of: dict[str, BlockConfig] = {}
+    for block in config.data.blocks:
+        field = f"data.blocks.{block.name}"
+        first = px_of.setdefault(block.stream, block)
+        if first.image_px != block.image_px:
+            raise UserError(
+                f"{field}.image_px: found {block.image_px}, expected {first.image_px} as in block {first.name} of the "
+                f"same stream {block.stream}"
+            )
+        patches = (block.image_px // config.model.resnet.stride) ** 2
+        if block.num_patches > patches:
+            raise UserError(f"{field}.num_patches: found {block.num_patches}, expected at most {patches}, all patches")
+
+
+def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
+    """Raises `UserError` when a host's batch does not have the config's blocks and shapes, or holds an id outside the vocabulary."""
+    expected_names = [b.name for b in config.data.blocks]
+    if list(batch.blocks) != expected_names:
+        raise UserError(f"batch {batch.data_step}: found blocks {list(batch.blocks)}, expected {expected_names}")
+    for block_config in config.data.blocks:
+        block = batch.blocks[block_config.name]
+        where = f"batch {batch.data_step}, block {block_config.name}"
+        rows = block_config.rows // num_hosts
+        if block.elements.shape[0] != rows:
+            raise UserError(f"{where}: found {block.elements.shape[0]} rows, expected {rows}")
+        lengths = {"source_ids": block_config.source_len, "decoder_ids": block_config.target_len, "target_ids": block_config.target_len}
+        for field, length in lengths.items():
+            ids = getattr(block, field)
+            if ids.ndim != 2 or ids.shape[1] != length or ids.shape[0] % max(rows, 1):
+                raise UserError(f"{where}, {field}: found shape {ids.shape}, expected a multiple of {rows} sequences of {length} ids")
+            low, high = int(np.min(ids)), int(np.max(ids))
+            if low < 0 or high >= config.vocab.size:
+                raise UserError(f"{where}, {field}: found id {low if low < 0 else high}, expected 0 to {config.vocab.size - 1}")
+        if code_rows(block_config) == "none" and block.code_mask.any():
+            raise UserError(f"{where}, code_mask: found a target of image codes, expected none, as no source's row is image_infilling")
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Block]:
+    """Returns the batch's blocks as global arrays split over the mesh; each process gives its own rows. `elements` stay behind."""
+    sharding = batch_sharding(mesh)
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    return {name: jax.tree.map(put, block._replace(elements=None)) for name, block in batch.blocks.items()}

@@ -1,0 +1,174 @@
+"""Cross-field checks: every rule has a config that breaks it, and the sentence names field, found and expected."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ofa_jax.config.check import SEQUENCES_PER_ITEM, TASK_NAMES, check, problems, resolve_mesh
+from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.load import override, read_config
+from ofa_jax.config.schema import EvalSetConfig, SourceConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return read_config(str(ROOT / "configs" / "quickstart.py"))
+
+
+@pytest.fixture(scope="module")
+def large():
+    return read_config(str(ROOT / "configs" / "ofa_large.py"))
+
+
+BROKEN = {
+    "steps=0": "steps: found 0, expected more than 0",
+    "log_every=0": "log_every: found 0",
+    "seed=-1": "seed: found -1, expected at least 0",
+    "name=a/b": "name: found 'a/b', expected letters",
+    "workdir=runs/{run}": "workdir: found 'runs/{run}'",
+    "loss.label_smoothing=1": "loss.label_smoothing: found 1.0, expected a number from 0 to 1, 1 not included",
+    "loss.logit_chunk=-1": "loss.logit_chunk: found -1",
+    "optimizer.learning_rate=0": "optimizer.learning_rate: found 0.0, expected more than 0",
+    "optimizer.warmup_fraction=2": "optimizer.warmup_fraction: found 2.0",
+    "optimizer.beta2=1": "optimizer.beta2: found 1.0",
+    "optimizer.ema_decay=-0.1": "optimizer.ema_decay: found -0.1",
+    "checkpoint.keep=0": "checkpoint.keep: found 0",
+    "vocab.path=": "vocab.path: found nothing",
+    "vocab.num_text=5": "vocab.num_text: found 5",
+    "vocab.num_bins=1": "vocab.num_bins: found 1, expected at least 2",
+    "vocab.pad_multiple=0": "vocab.pad_multiple: found 0",
+    "vocab.canvas_px=32": "data.blocks.regions.image_px: found 64, expected at most vocab.canvas_px=32",
+    "model.num_heads=3": "model.width: found 128, expected a multiple of 3 (model.num_heads): nearest 126 or 129",
+    "model.dropout=1": "model.dropout: found 1.0",
+    "model.encoder_layers=0": "model.encoder_layers: found 0",
+    "model.resnet.blocks=": "model.resnet.blocks: found ()",
+    "model.resnet.strides=1,2": "model.resnet.strides: found (1, 2), expected one positive stride for each of the 3 stages",
+    "model.code_image_px=30": "model.code_image_px: found 30, expected a multiple of 4 (model.code_stride): nearest 28 or 32",
+    "model.code_filler_id=257": "model.code_filler_id: found 257",
+    "model.image_bucket_size=4": "model.code_image_px: found a code grid of 8 a side, expected at most model.image_bucket_size=4",
+    "mesh.data=0": "mesh.data: found 0",
+    "mesh.fsdp=-1": "mesh: found -1 more than once",
+    "mesh.tensor=3": "model.num_heads: found 4, expected a multiple of 3 (mesh.tensor=3 splits it): nearest 3 or 6",
+    "mesh.fsdp=3": "model.width: found 128, expected a multiple of 3 (mesh.fsdp=3 splits it)",
+    "data.dir=": "data.dir: found nothing",
+    "data.prefetch=0": "data.prefetch: found 0",
+    "data.max_reject_fraction=1.5": "data.max_reject_fraction: found 1.5",
+    "data.blocks.questions.rows=0": "data.blocks.questions.rows: found 0",
+    "data.blocks.questions.name=captions": "data.blocks: found the name captions twice",
+    "data.blocks.questions.name=Q": "data.blocks: found the name 'Q'",
+    "data.blocks.questions.image_px=60": "image_px: found 60, expected a multiple of 8 (the ResNet's stride): nearest 56 or 64",
+    "data.blocks.questions.image_px=256": "a grid of 32 patches a side, expected at most model.image_bucket_size=16, which is 128 px",
+    "data.blocks.questions.num_patches=65": "num_patches: found 65, expected 0 (all) or at most 64",
+    "data.blocks.questions.source_len=257": "source_len: found 257, expected 2 to model.max_positions=256 tokens",
+    "data.blocks.questions.target_len=1": "target_len: found 1",
+    "data.blocks.questions.pairs_per_image=0": "pairs_per_image: found 0",
+    "data.blocks.detection.pairs_per_image=2": "pairs_per_image: found 2, expected 1, because a row of stream images is one sequence",
+    "data.blocks.infilling.target_len=64": "target_len: found 64, expected at least 65",
+    "data.blocks.infilling.image_px=128": "found a picture of 128 px, expected 64, twice model.code_image_px=32",
+    "data.blocks.prose.image_px=64": "image_px: found 64, expected 0, because a row of stream text has no picture",
+    "data.blocks.questions.sources.0.weight=0": "data.blocks.questions.sources.0.weight: found 0.0, expected more than 0",
+    "data.blocks.questions.sources.0.dataset=scenes": "found scenes/train as question twice",
+    "data.blocks.questions.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
+    "eval.batch_rows=0": "eval.batch_rows: found 0",
+    "eval.image_px=60": "eval.image_px: found 60",
+    "eval.target_len=64": "eval.target_len: found 64, expected at least 65",
+    "eval.sets.0.task=vga": "task: found vga, expected a task of the table; did you mean vqa?",
+    "eval.sets.0.split=": "expected all three to be named",
+    "eval.sets.0.limit=-1": "limit: found -1, expected at least 0",
+}
+
+
+@pytest.mark.parametrize("flag", BROKEN)
+def test_a_broken_field_is_named_in_one_sentence(nano, flag):
+    path, _, text = flag.partition("=")
+    found = list(problems(override(nano, [(path, text)])))
+    assert any(BROKEN[flag] in sentence for sentence in found), found
+    assert all("\n" not in sentence for sentence in found)
+    with pytest.raises(ConfigError):
+        check(override(nano, [(path, text)]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_devices", "sentence"),
+    [
+        ([], 3, "data.blocks.pairs.rows: found 2048, expected a multiple of 3 (mesh data x fsdp = 3 x 1 devices share the rows)"),
+        ([("mesh.fsdp", "3")], 8, "whose fixed axes take 3 devices, expected a divisor of the 8 there are"),
+        ([("mesh.data", "4")], 8, "which takes 4 devices, expected the 8 devices there are"),
+        ([("mesh.tensor", "32")], 32, "model.num_heads: found 16, expected a multiple of 32 (mesh.tensor=32 splits it): nearest 32"),
+        (
+            [("mesh.tensor", "16"), ("vocab.pad_multiple", "1")],
+            16,
+            "pads the vocabulary to 59457 rows, expected a multiple of mesh.tensor=16",
+        ),
+        (
+            [("model.norm_group", "64")],
+            8,
+            "data.blocks.detection.rows: found 256, expected a multiple of 512 (model.norm_group=64 on each of 8",
+        ),
+    ],
+)
+def test_layouts_that_do_not_divide(large, overrides, num_devices, sentence):
+    found = list(problems(override(large, overrides), num_devices))
+    assert any(sentence in problem for problem in found), found
+
+
+def test_the_free_axis_takes_what_is_left(large):
+    config = override(large, [("mesh.fsdp", "2"), ("mesh.tensor", "2")])
+    assert resolve_mesh(config, 16) == {"data": 4, "fsdp": 2, "tensor": 2}
+    assert resolve_mesh(config, None) == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert list(problems(config, 16)) == []
+
+
+def test_a_group_of_frozen_statistics_needs_no_division(large):
+    config = override(large, [("model.norm_group", "64"), ("model.image_norm", "frozen")])
+    assert list(problems(config, 8)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"steps": 1.5}, "steps: found 1.5, expected an integer"),
+        ({"steps": True}, "steps: found True, expected an integer"),
+        ({"precision": "fp8"}, "precision: found 'fp8', expected one of f32, bf16, f64"),
+        ({"model": None}, "model: found None, expected a ModelConfig"),
+        ({"name": 3}, "name: found 3, expected a text"),
+    ],
+)
+def test_a_config_file_with_a_value_of_the_wrong_type(nano, change, sentence):
+    assert list(problems(dataclasses.replace(nano, **change))) == [sentence]
+
+
+def test_wrong_types_inside_a_mixture(nano):
+    block = dataclasses.replace(nano.data.blocks[0], sources=[SourceConfig("easy_vqa", "question")])
+    config = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
+    (sentence,) = problems(config)
+    assert sentence.startswith("data.blocks.questions.sources: found [SourceConfig(")
+    assert sentence.endswith("expected a tuple of SourceConfig")
+
+
+def test_an_empty_mixture_and_an_empty_block(nano):
+    empty = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=()))
+    assert "data.blocks: found none, expected at least one row block" in list(problems(empty))
+    block = dataclasses.replace(nano.data.blocks[0], sources=())
+    empty = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
+    assert "data.blocks.questions.sources: found none, expected at least one line" in list(problems(empty))
+
+
+def test_eval_set_names_differ(nano):
+    sets = (EvalSetConfig("a", "vqa", "easy_vqa", "test"), EvalSetConfig("a", "vqa", "scenes", "validation"))
+    config = dataclasses.replace(nano, eval=dataclasses.replace(nano.eval, sets=sets))
+    assert list(problems(config)) == ["eval.sets: found the name a twice, expected names that differ"]
+
+
+def test_the_tables_agree_with_the_tasks():
+    from ofa_jax.tasks import table
+
+    assert tuple(table.TASK_NAMES) == TASK_NAMES
+    assert {kind: len(tasks) for kind, tasks in table.ROWS.items()} == {
+        kind: count for kinds in SEQUENCES_PER_ITEM.values() for kind, count in kinds.items()
+    }

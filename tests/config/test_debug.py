@@ -1,0 +1,39 @@
+"""The `:debug` variant: small, on generated data, and still the run it shrinks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ofa_jax.config import debug
+from ofa_jax.config.load import read_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["ofa_large", "ofa_huge_stage2", "quickstart"])
+def test_debug_keeps_streams_and_row_kinds(name):
+    full, small = (read_config(f"{ROOT}/configs/{name}.py{arg}") for arg in ("", ":debug"))
+    assert debug.uses_fixtures(small)
+    assert not debug.uses_fixtures(full)
+    assert small.steps == debug.DEBUG_STEPS
+    assert small.name == f"{name}_debug"
+    for a, b in zip(full.data.blocks, small.data.blocks, strict=True):
+        assert (a.name, a.stream, a.augment, a.pairs_per_image) == (b.name, b.stream, b.augment, b.pairs_per_image)
+        assert {s.row for s in a.sources} == {s.row for s in b.sources}
+        assert (a.num_patches > 0) == (b.num_patches > 0)
+    assert small.model.resnet.stride == full.model.resnet.stride
+    assert small.model.dropout == full.model.dropout
+    assert small.model.width < 128
+    assert small.optimizer == full.optimizer
+
+
+def test_the_stacks_keep_their_proportion():
+    model = read_config(f"{ROOT}/configs/ofa_huge.py:debug").model
+    assert (model.encoder_layers, model.decoder_layers) == (2, 1)
+
+
+def test_a_length_can_be_given_with_and_without_debug():
+    assert read_config(f"{ROOT}/configs/ofa_tiny.py:steps=9").steps == 9
+    assert read_config(f"{ROOT}/configs/ofa_tiny.py:debug,steps=10").steps == 10

@@ -1,0 +1,19 @@
+"""Set-up of every test process, before anything imports JAX: CPU only, eight fake devices, the repository on the path.
+
+`OFA_TEST_DEVICES` changes the number of devices (`make test` runs the tests marked `one_device` a second time on one).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+DEVICES = os.environ.get("OFA_TEST_DEVICES", "8")
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith("--xla_force_host_platform_device_count")]
+os.environ["XLA_FLAGS"] = " ".join([*_flags, f"--xla_force_host_platform_device_count={DEVICES}"])
+
+# `configs` and `launch` are folders beside the package, not installed with it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
