@@ -60,7 +60,7 @@ def _train(argv: list[str]) -> int:
 
     tokenizer = load_tokenizer(config.vocab)
     datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
-    negatives = {dataset: load_negatives(Path(config.data.dir) / dataset / "negatives.json") for dataset in datasets}
+    negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}
     workdir = run_folder(config)
     pipeline = Pipeline(
         config.data,

@@ -36,7 +36,8 @@ def pretraining(
         name=f"ofa_{size}" if stage == 1 else f"ofa_{size}_stage{stage}",
         model=SIZES[size],
         data=DataConfig(dir="data/pretrain", blocks=blocks(pairs_px=image_px, num_patches=num_patches), num_workers=8, prefetch=4),
-        loss=LossConfig(label_smoothing=0.0),
+        # The logits of one chunk exist at a time: those of 264 text positions would take four times the memory of the pairs' 64.
+        loss=LossConfig(label_smoothing=0.0, logit_chunk=64),
         optimizer=OptimizerConfig(
             learning_rate=learning_rate, warmup_fraction=0.01, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=5.0
         ),

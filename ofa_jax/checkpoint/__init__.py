@@ -1,0 +1,1 @@
+"""Saving and restoring, the only place that knows Orbax."""

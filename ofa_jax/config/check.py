@@ -24,6 +24,7 @@ SEQUENCES_PER_ITEM = {
 TASK_NAMES = (
     "captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling", "text_infilling",
 )  # fmt: skip
+BOX_TASKS = ("grounding", "grounded_captioning", "detection")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 
 
@@ -339,3 +340,6 @@ def _eval(config: RunConfig) -> Iterator[str]:
             yield f"{path}.task: found {row.task}, expected a task of the table; {nearest(row.task, TASK_NAMES)}"
         yield from _at_least(f"{path}.limit", row.limit, 0)
         yield from _codes_fit(config, path, row.task, image_px=plan.image_px, target_path="eval.target_len", target_len=plan.target_len)
+    if any(row.task in BOX_TASKS for row in plan.sets) and plan.image_px > config.vocab.canvas_px:
+        limit = f"vocab.canvas_px={config.vocab.canvas_px}"
+        yield f"eval.image_px: found {plan.image_px}, expected at most {limit}, beyond which boxes have no bins"

@@ -107,7 +107,9 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
             if not 1 <= num_source <= block.source_len:
                 raise ValueError(f"block {block.name}: row {r}: field source_ids: found {num_source} ids, expected 1..{block.source_len}")
             if num_target + 1 > block.target_len:
-                raise ValueError(f"block {block.name}: row {r}: field target_ids: found {num_target} ids, expected 0..{block.target_len - 1}")
+                raise ValueError(
+                    f"block {block.name}: row {r}: field target_ids: found {num_target} ids, expected 0..{block.target_len - 1}"
+                )
             source_ids[q, :num_source] = source
             decoder_ids[q, 1 : num_target + 1] = target
             target_ids[q, :num_target] = target
@@ -159,9 +161,7 @@ def pad_block(block: Block, rows: int) -> Block:
         return block
     group = len(block.task_ids) // present
 
-    def extend(values: np.ndarray | None, *, per_row: int, fill: float) -> np.ndarray | None:
-        if values is None:
-            return None
+    def extend(values: np.ndarray, *, per_row: int, fill: float) -> np.ndarray:
         padded = np.full((rows * per_row, *values.shape[1:]), fill, values.dtype)
         padded[: len(values)] = values
         return padded
@@ -171,9 +171,9 @@ def pad_block(block: Block, rows: int) -> Block:
     source_ids[present * group :, 0] = BOS_ID
     decoder_ids[present * group :, 0] = BOS_ID
     return Block(
-        images=extend(block.images, per_row=1, fill=0),
-        image_mask=extend(block.image_mask, per_row=1, fill=False),
-        hole_mask=extend(block.hole_mask, per_row=1, fill=False),
+        images=None if block.images is None else extend(block.images, per_row=1, fill=0),
+        image_mask=None if block.image_mask is None else extend(block.image_mask, per_row=1, fill=False),
+        hole_mask=None if block.hole_mask is None else extend(block.hole_mask, per_row=1, fill=False),
         source_ids=source_ids,
         decoder_ids=decoder_ids,
         target_ids=extend(block.target_ids, per_row=group, fill=PAD_ID),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import itertools
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -155,11 +157,9 @@ class Pipeline:
                 for source in (source for block in self._data.blocks for source in block.sources):
                     key = (source.dataset, source.split)
                     if key not in self._opened:
-                        self._opened[key] = _retry_io(lambda source=source: self._open_source(source), f"opening {_name(source)}")
+                        self._opened[key] = _retry_io(partial(self._open_source, source), f"opening {_name(source)}")
                 self._orders = [
-                    block_order(
-                        block, lengths=[len(self._source(source)) for source in block.sources], seed=self._seed, block_index=index
-                    )
+                    block_order(block, lengths=[len(self._source(source)) for source in block.sources], seed=self._seed, block_index=index)
                     for index, block in enumerate(self._data.blocks)
                 ]
             return self._orders
@@ -169,13 +169,13 @@ class Pipeline:
 
     def _read_all(self, block: BlockConfig, draws: list[Draw]) -> list[Record | RecordError]:
         """The records of one block's draws; a content error stands in the place of its record."""
-        read: list[Record | RecordError | None] = [None] * len(draws)
+        read: dict[int, Record | RecordError] = {}
         for number, source in enumerate(block.sources):
             places = [place for place, draw in enumerate(draws) if draw.source == number]
             indices = [draws[place].record for place in places]
             for place, record in zip(places, self._read(source, indices), strict=True):
                 read[place] = record
-        return read
+        return [read[place] for place in range(len(draws))]
 
     def _read(self, source: SourceConfig, indices: list[int]) -> list[Record | RecordError]:
         """Reads in one call where the source can; one bad record makes it read one by one."""
@@ -189,7 +189,7 @@ class Pipeline:
         read: list[Record | RecordError] = []
         for index in indices:
             try:
-                read.append(_retry_io(lambda index=index: records[index], what))
+                read.append(_retry_io(partial(records.__getitem__, index), what))
             except RecordError as error:
                 read.append(error)
         return read
@@ -351,7 +351,8 @@ class _Workers:
                 except (EOFError, OSError):
                     process.join(STOP_GRACE_S)
                     found = f"found exit status {process.exitcode}, expected it to live as long as the run"
-                    self._made.put(_Made(None, f"{process.name} of {self._num_workers} died (was it killed for want of memory?): {found}", True))
+                    error = f"{process.name} of {self._num_workers} died (was it killed for want of memory?): {found}"
+                    self._made.put(_Made(None, error, is_user_error=True))
                     return
         finally:
             self._alive.close()
@@ -379,7 +380,7 @@ def _work(pickled_pipeline: bytes, first: int, stride: int, sending: Connection,
             return
         except UserError as error:
             made = _Made(None, str(error), is_user_error=True)
-        except Exception as error:  # a bug: its words must reach the consumer whatever its type
+        except Exception as error:  # noqa: BLE001 - a bug of any type: its words must reach the consumer
             made = _Made(None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         try:
             _send_made(sending, made)
@@ -394,15 +395,21 @@ def _send_made(connection: Connection, made: _Made) -> None:
     arrays = [buffer.raw() for buffer in buffers]
     connection.send(([array.nbytes for array in arrays], rest))
     for array in arrays:
-        connection.send_bytes(array)
+        while array:
+            array = array[os.write(connection.fileno(), array) :]
 
 
 def _receive_made(connection: Connection) -> _Made:
-    """Receives each array into memory of its own. Raises EOFError or OSError when the worker died."""
+    """Receives each array into memory of its own, without the copies of `recv_bytes`. Raises EOFError or OSError when the worker died."""
     sizes, rest = connection.recv()
     arrays = [np.empty(size, np.uint8) for size in sizes]
     for array in arrays:
-        connection.recv_bytes_into(array)
+        left = memoryview(array)
+        while left:
+            received = os.readv(connection.fileno(), [left])
+            if not received:
+                raise EOFError
+            left = left[received:]
     return pickle.loads(rest, buffers=arrays)
 
 

@@ -1,0 +1,1 @@
+"""Decoding on device with key and value caches."""

@@ -113,9 +113,7 @@ def _questions(examples: list[Example], records: Sequence[ImageRecord]) -> tuple
         return [baselines.majority_by_key(name, [getattr(q, f) for q in some], [q.answer for q in some]) for name, f in kinds]
 
     half, rest = questions[::2], questions[1::2] or questions
-    right = [
-        sum(b.predict(getattr(q, field)) == q.answer for q in rest) for b, (_, field) in zip(learn(half), kinds, strict=True)
-    ]
+    right = [sum(b.predict(getattr(q, field)) == q.answer for q in rest) for b, (_, field) in zip(learn(half), kinds, strict=True)]
     best = int(np.argmax(right))
     baseline, field = learn(questions)[best], kinds[best][1]
     return baseline.name, [baseline.predict(getattr(e.item, field)) for e in examples]

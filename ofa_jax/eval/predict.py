@@ -18,33 +18,33 @@ from ofa_jax.config.schema import BOS_ID, PAD_ID, VocabConfig
 from ofa_jax.decode.search import greedy
 from ofa_jax.eval.collect import BOX_IDS, Examples
 
-_LENGTH_STEP = 8  # source lengths are rounded up to this, so that few shapes are compiled
-
-
-def _encode(graphdef: Any, params: Any, stats: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
-    model = nnx.merge(graphdef, params)
-    features = image_mask = None
-    if "images" in batch:
-        pictures, _ = model.embed_images(batch["images"], batch["holes"], stats=stats, train=False, key=None)
-        features = pictures[batch["picture"]]
-        image_mask = batch["present"]
-    return model, model.encode(batch["source_ids"], features=features, patch_ids=None, image_mask=image_mask, key=None)
-
 
 class Predictor:
-    """Decodes examples with one set of parameters. `graphdef`, `params` and `stats` are those of `models.ofa`."""
+    """Decodes examples with one set of parameters. `graphdef`, `params` and `stats` are those of `models.ofa`.
+
+    Pictures are embedded by a compilation of their own, because the ResNet takes longest to compile and does not depend on lengths.
+    """
 
     def __init__(self, graphdef: Any, params: Any, stats: Any, *, vocab: VocabConfig, batch_rows: int):
-        self._params, self._stats, self._vocab, self._batch_rows = params, stats, vocab, batch_rows
+        self._params, self._stats, self._batch_rows = params, stats, batch_rows
+
+        def encode(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
+            model = nnx.merge(graphdef, params)
+            features = batch["features"][batch["picture"]] if "features" in batch else None
+            return model, model.encode(batch["source_ids"], features=features, image_mask=batch.get("present"), key=None)
+
+        @jax.jit
+        def embed(params: Any, stats: Any, images: jax.Array, holes: jax.Array) -> jax.Array:
+            return nnx.merge(graphdef, params).embed_images(images, holes, stats=stats, train=False, key=None)[0]
 
         @functools.partial(jax.jit, static_argnames=("max_len", "min_len"))
-        def free(params: Any, stats: Any, batch: dict[str, jax.Array], max_len: int, min_len: int) -> jax.Array:
-            model, encoded = _encode(graphdef, params, stats, batch)
+        def free(params: Any, batch: dict[str, jax.Array], max_len: int, min_len: int) -> jax.Array:
+            model, encoded = encode(params, batch)
             return greedy(model, encoded, None, max_len=max_len, min_len=min_len)
 
         @functools.partial(jax.jit, static_argnames="codes")
-        def forced(params: Any, stats: Any, batch: dict[str, jax.Array], codes: bool) -> jax.Array:
-            model, encoded = _encode(graphdef, params, stats, batch)
+        def forced(params: Any, batch: dict[str, jax.Array], codes: bool) -> jax.Array:
+            model, encoded = encode(params, batch)
             mask = jnp.full(batch["source_ids"].shape[0], codes)
             hidden = model.decode(encoded, batch["decoder_ids"], mask, key=None, code_rows="all" if codes else "none")
             logits = model.logits(hidden)
@@ -54,7 +54,7 @@ class Predictor:
                 logits = jnp.where(is_code, logits, -jnp.inf)
             return logits.argmax(-1).astype(jnp.int32)
 
-        self._free, self._forced = free, forced
+        self._embed, self._free, self._forced = embed, free, forced
 
     def free(self, examples: Examples) -> list[np.ndarray]:
         """Greedy output ids, int32 [T] an example, to be read up to EOS. T is the block's target length; a box is exactly four ids, as
@@ -63,34 +63,34 @@ class Predictor:
         max_len, min_len = (BOX_IDS, BOX_IDS) if box else (examples.block.target_len, 0)
         out: list[np.ndarray] = []
         for batch, count in self._batches(examples, target_len=1):
-            out.extend(np.asarray(self._free(self._params, self._stats, batch, max_len=max_len, min_len=min_len))[:count])
+            out.extend(np.asarray(self._free(self._params, batch, max_len=max_len, min_len=min_len))[:count])
         return out
 
     def forced(self, examples: Examples) -> list[np.ndarray]:
         """The likeliest id at every target position given the true ids before it, int32 [target length] an example, EOS left out."""
         codes = examples.task.output == "codes"
-        target_len = max(len(e.sequence.target_ids) for e in examples.examples)
-        if not codes:
-            target_len = _round_up(target_len, examples.block.target_len)
+        longest = max(len(e.sequence.target_ids) for e in examples.examples)
+        target_len = longest if codes else examples.block.target_len
         out: list[np.ndarray] = []
         for batch, count in self._batches(examples, target_len=target_len):
-            ids = np.asarray(self._forced(self._params, self._stats, batch, codes=codes))[:count]
+            ids = np.asarray(self._forced(self._params, batch, codes=codes))[:count]
             lengths = [len(e.sequence.target_ids) for e in examples.examples[len(out) : len(out) + count]]
             out.extend(row[:length] for row, length in zip(ids, lengths, strict=True))
         return out
 
-    def _batches(self, examples: Examples, *, target_len: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    def _batches(self, examples: Examples, *, target_len: int) -> Iterator[tuple[dict[str, Any], int]]:
         """Batches of `batch_rows` sequences in order, the last one padded, and how many of each are examples.
 
         Sequences of one picture lie next to each other, so few pictures are needed; their number is static too.
         """
         rows, size = examples.examples, self._batch_rows
         starts = range(0, len(rows), size)
-        source_len = _round_up(max(len(e.sequence.source_ids) for e in rows), examples.block.source_len)
-        pictures = max(len({e.picture for e in rows[start : start + size]}) for start in starts)
+        source_len = examples.block.source_len
+        most = max(len({e.picture for e in rows[start : start + size]}) for start in starts)
+        pictures = min(size, 1 << (most - 1).bit_length())  # a power of two, so that splits of one dataset share a compilation
         for start in starts:
             chunk = rows[start : start + size]
-            batch = {
+            batch: dict[str, Any] = {
                 "source_ids": np.full((size, source_len), PAD_ID, np.int32),
                 "decoder_ids": np.full((size, target_len), PAD_ID, np.int32),
             }
@@ -104,12 +104,8 @@ class Predictor:
                 used = sorted({e.picture for e in chunk})
                 place = {picture: k for k, picture in enumerate(used)}
                 shown = [*used, *[used[0]] * (pictures - len(used))]
-                batch["images"], batch["holes"] = examples.images[shown], examples.holes[shown]
+                batch["features"] = self._embed(self._params, self._stats, examples.images[shown], examples.holes[shown])
                 batch["picture"] = np.zeros(size, np.int32)
                 batch["picture"][: len(chunk)] = [place[e.picture] for e in chunk]
                 batch["present"] = np.arange(size) < len(chunk)
             yield batch, len(chunk)
-
-
-def _round_up(length: int, most: int) -> int:
-    return min(most, -(-length // _LENGTH_STEP) * _LENGTH_STEP)

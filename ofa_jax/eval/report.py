@@ -27,37 +27,55 @@ from ofa_jax.eval.runner import PICTURES_DIR, PREDICTIONS_FILE, RESULTS_FILE
 REPORT_FILE, CURVES_FILE, SHEETS_DIR = "report.html", "loss_curves.png", "report_pictures"
 
 _CREDITS = {
-    "scenes": "The scenes are synthetic compositions of real artwork: emoji drawn by <a href='https://openmoji.org'>OpenMoji</a>, the open-source "
-    "emoji and icon project, licence <a href='https://creativecommons.org/licenses/by-sa/4.0/'>CC BY-SA 4.0</a>, changed by scaling and placing. "
-    "Pictures of scenes in this report are under the same licence. They are no photographs.",
+    "scenes": (
+        "The scenes are synthetic compositions of real artwork: emoji drawn by <a href='https://openmoji.org'>OpenMoji</a>, the "
+        "open-source emoji and icon project, licence <a href='https://creativecommons.org/licenses/by-sa/4.0/'>CC BY-SA 4.0</a>, changed "
+        "by scaling and placing. Pictures of scenes in this report are under the same licence. They are no photographs."
+    ),
     "easy_vqa": "easy-VQA (V. Zhou, MIT licence) is a published set of questions about drawings of single shapes.",
 }
 _CODES_NOTE = (
-    "Image codes come from a small k-means codebook of pixel patches, which stands in until there is a VQGAN: "
-    "“codebook's best” is the truth after rounding every patch to its nearest code, so no fill can look better. "
-    "Infilling is teacher-forced: every code is predicted from the true codes before it, and the fill shows these predictions side by side."
+    "Image codes come from a small k-means codebook of pixel patches, which stands in until there is a VQGAN: “codebook's best” is the "
+    "truth after rounding every patch to its nearest code, so no fill can look better. Infilling is teacher-forced: every code is "
+    "predicted from the true codes before it, and the fill shows these predictions side by side."
 )
 _METHOD = (
     "Text, boxes and objects are decoded greedily; infilling tasks are teacher-forced and count hidden positions only. Intervals are 95 % "
-    "percentile bootstraps over records. Baselines are learned from training data, but for matching, where it is the better constant answer on the "
-    "set itself. CIDEr-D (1.0 is usually printed as 100) and BLEU split words simply and do not use the Java tokeniser of published numbers. A greedy decoder "
-    "gives objects no confidence: AP orders them by place in the output, so F1 is the fairer number."
+    "percentile bootstraps over records. Baselines are learned from training data, but for matching, where it is the better constant "
+    "answer on the set itself. CIDEr-D (1.0 is usually printed as 100) and BLEU split words simply and do not use the Java tokeniser of "
+    "published numbers. A greedy decoder gives objects no confidence: AP orders them by place in the output, so F1 is the fairer number."
 )
 _STYLE = """
-:root{--ink:#1c2833;--soft:#5d6d7e;--line:#dfe4ea;--truth:TRUTH;--prediction:PREDICTION}
-*{box-sizing:border-box}body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);margin:0 auto;max-width:1180px;padding:24px}
-h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 8px;padding-top:12px;border-top:1px solid var(--line)}
-p{margin:6px 0;max-width:90ch}.facts{color:var(--soft);margin:0 0 12px}.facts b{color:var(--ink);font-weight:600}
-table{border-collapse:collapse;width:100%;font-size:14px}th,td{padding:4px 8px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.above{color:#1b7837;font-weight:600}.near{color:var(--soft)}.below{color:#b2182b;font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(262px,1fr));gap:16px}.cards.wide{grid-template-columns:repeat(auto-fill,minmax(520px,1fr))}
-.card{border:1px solid var(--line);border-radius:8px;padding:10px;overflow-wrap:anywhere;font-size:14px}
-.card img{display:block;width:100%;max-width:256px;image-rendering:pixelated;border-radius:4px}
-.panels{display:grid;grid-template-columns:repeat(4,1fr);gap:6px}.panels span{font-size:12px;color:var(--soft)}
-.ask{color:var(--soft);margin:6px 0 2px}.said{color:var(--prediction)}.true{color:var(--truth)}.card .score{float:right;color:var(--soft);font-size:12px}
-.key{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 4px 0 10px;vertical-align:-1px}.curves{width:100%;max-width:1000px}
-mark{background:#fff3c4;color:inherit;padding:0 1px}small{color:var(--soft)}
+:root { --ink: #1c2833; --soft: #5d6d7e; --line: #dfe4ea; --truth: TRUTH; --prediction: PREDICTION }
+* { box-sizing: border-box }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1180px;
+  padding: 24px }
+h1 { font-size: 26px; margin: 0 0 4px }
+h2 { font-size: 19px; margin: 36px 0 8px; padding-top: 12px; border-top: 1px solid var(--line) }
+p { margin: 6px 0; max-width: 90ch }
+small { color: var(--soft) }
+.facts { color: var(--soft); margin: 0 0 12px }
+.facts b { color: var(--ink); font-weight: 600 }
+table { border-collapse: collapse; width: 100%; font-size: 14px }
+th, td { padding: 4px 8px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { font-weight: 600; color: var(--soft) }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.above { color: #1b7837; font-weight: 600 }
+.near { color: var(--soft) }
+.below { color: #b2182b; font-weight: 600 }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(262px, 1fr)); gap: 16px }
+.cards.wide { grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)) }
+.card { border: 1px solid var(--line); border-radius: 8px; padding: 10px; overflow-wrap: anywhere; font-size: 14px }
+.card img { display: block; width: 100%; max-width: 256px; image-rendering: pixelated; border-radius: 4px }
+.card .score { float: right; color: var(--soft); font-size: 12px; margin-left: 8px }
+.panels { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px }
+.panels span { font-size: 12px; color: var(--soft) }
+.ask { color: var(--soft); margin: 6px 0 2px }
+.said { color: var(--prediction) }
+.true { color: var(--truth) }
+.key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin: 0 4px 0 10px; vertical-align: -1px }
+.curves { width: 100%; max-width: 1000px }
+mark { background: #fff3c4; color: inherit; padding: 0 1px }
 """
 
 
@@ -128,51 +146,62 @@ def _notes(shown: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    rows = [
-        "<table><tr><th>set<th>metric<th class=n>value<th class=n>95 % interval<th class=n>baseline<th class=n>margin<th class=n>n<th>baseline is</tr>"
-    ]
+    heads = ("set", "metric", "value", "95 % interval", "baseline", "margin", "n", "baseline is")
+    numbers = heads[2:7]
+    rows = ["<table><tr>" + "".join(f"<th{' class=n' if h in numbers else ''}>{h}" for h in heads) + "</tr>"]
     for name, metrics in results.items():
         for place, (metric, r) in enumerate(metrics.items()):
             low, high = r["interval_95"]
             kind = "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
-            extra = ""
-            if r.get("by_num_objects"):
-                parts = [f"{size}: {g['value']:.2f} <small>({g['baseline']:.2f}, n {g['n']})</small>" for size, g in r["by_num_objects"].items()]
-                extra = f"<br><small>by objects in the picture (baseline)</small> {' · '.join(parts)}"
-            if r.get("malformed"):
-                extra += f"<br><small>malformed outputs: {r['malformed']} of {r['n']}</small>"
             rows.append(
-                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}{extra}<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}"
-                f"<td class=n>{r['baseline']:.3f}<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{_text(r['baseline_name'])}</tr>"
+                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}{_details(r)}"
+                f"<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}<td class=n>{r['baseline']:.3f}"
+                f"<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{_text(r['baseline_name'])}</tr>"
             )
     return "".join(rows) + "</table>"
+
+
+def _details(result: dict[str, Any]) -> str:
+    """What stands below a metric's name: its value by number of objects, and how many outputs were malformed."""
+    out = ""
+    if result.get("by_num_objects"):
+        parts = [
+            f"{size}: {group['value']:.2f} <small>({group['baseline']:.2f}, n {group['n']})</small>"
+            for size, group in result["by_num_objects"].items()
+        ]
+        out += "<br><small>by objects in the picture (baseline)</small> " + " · ".join(parts)
+    if result.get("malformed"):
+        out += f"<br><small>malformed outputs: {result['malformed']} of {result['n']}</small>"
+    return out
 
 
 def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, centers: np.ndarray | None) -> str:
     """The cards of one set; its contact sheet is written as a PNG beside the page."""
     task = lines[0]["task"]
-    legend = ""
-    if task in ("grounding", "detection"):
-        legend = "<p><span class=key style='background:var(--truth)'></span>truth<span class=key style='background:var(--prediction)'></span>prediction</p>"
+    legend = "<p>" + "".join(f"<span class=key style='background:var(--{kind})'></span>{kind}" for kind in ("truth", "prediction")) + "</p>"
     cards, sheet = [], []
     for line in lines:
         pixels = np.asarray(Image.open(directory / PICTURES_DIR / line["picture"]).convert("RGB")) if line.get("picture") else None
         panels = drawing.example_panels(line, pixels, centers)
+        asked = line["instruction"].strip()
         said, true = _words(line)
-        pictures = "".join(
-            f"<div><img alt='' src='{_embedded_pixels(p)}'>{f'<span>{_text(caption)}</span>' if caption else ''}</div>" for caption, p in panels
-        )
+        pictures = "".join(_picture(caption, panel) for caption, panel in panels)
         if len(panels) > 1:
             pictures = f"<div class=panels>{pictures}</div>"
         cards.append(
-            f"<div class=card>{pictures}<div class=ask><span class=score>score {line['score']:.2f}</span>{_text(line['instruction'].strip())}</div>"
+            f"<div class=card>{pictures}<div class=ask><span class=score>score {line['score']:.2f}</span>{_text(asked)}</div>"
             f"<div class=said>{_marked(line, said)}</div><div class=true>{_text(true)}</div></div>"
         )
         colours = ("#5d6d7e", drawing.PREDICTION_COLOUR, drawing.TRUTH_COLOUR)
-        sheet.append((panels, [(text, c) for text, c in zip((line["instruction"].strip(), said, true), colours, strict=True) if text]))
+        sheet.append((panels, [(text, c) for text, c in zip((asked, said, true), colours, strict=True) if text]))
     drawing.contact_sheet(sheet).save(directory / SHEETS_DIR / f"{name.replace('/', '_')}.png")
     wide = " wide" if task in ("image_infilling", "text_infilling") else ""
-    return f"<h2>{_text(name)}</h2>{legend}<div class='cards{wide}'>{''.join(cards)}</div>"
+    return f"<h2>{_text(name)}</h2>{legend if task in ('grounding', 'detection') else ''}<div class='cards{wide}'>{''.join(cards)}</div>"
+
+
+def _picture(caption: str, pixels: np.ndarray) -> str:
+    below = f"<span>{_text(caption)}</span>" if caption else ""
+    return f"<div><img alt='{_text(caption)}' src='{_embedded_pixels(pixels)}'>{below}</div>"
 
 
 def _words(line: dict[str, Any]) -> tuple[str, str]:

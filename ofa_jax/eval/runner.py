@@ -134,6 +134,9 @@ def format_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             ))  # fmt: skip
     widths = [max(len(row[c]) for row in rows) for c in range(len(header))]
     right = {2, 4, 5, 6}
-    lines = ["  ".join(v.rjust(w) if c in right else v.ljust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = (v.rjust(w) if c in right else v.ljust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True)))
+        lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)

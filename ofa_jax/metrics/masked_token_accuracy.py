@@ -51,7 +51,8 @@ def masked_token_accuracy(
     for i, (found, true, where) in enumerate(zip(predictions, references, hidden, strict=True)):
         if not len(found) == len(true) == len(where):
             raise ValueError(
-                f"masked_token_accuracy: example {i}: found {len(found)} predicted, {len(true)} true tokens and {len(where)} marks, expected equally many"
+                f"masked_token_accuracy: example {i}: found {len(found)} predicted, {len(true)} true tokens and {len(where)} marks, "
+                "expected equally many"
             )
         where = np.asarray(where, bool)
         hits.append(int(np.sum((np.asarray(found) == np.asarray(true)) & where)))

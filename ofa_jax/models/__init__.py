@@ -1,0 +1,1 @@
+"""The OFA model in Flax NNX: pure functions of (parameters, statistics, inputs, key)."""

@@ -62,11 +62,36 @@ class Linear(nnx.Module):
     def __init__(self, keys: Keys, num_in: int, num_out: int, axes: Axes, *, std: float, policy: Policy, stack: int = 0):
         self.kernel = normal_param(keys, (num_in, num_out), axes, std=std, policy=policy, stack=stack)
         self.bias = constant_param(0.0, (num_out,), axes[1:], policy=policy, stack=stack)
-        self.compute = policy.compute
+        self.compute, self.accum = policy.compute, policy.accum
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., num_in] -> [..., num_out] in the compute dtype."""
-        return x.astype(self.compute) @ self.kernel[...].astype(self.compute) + self.bias[...].astype(self.compute)
+        return linear(x.astype(self.compute), self.kernel[...], self.bias[...], self.accum)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array, accum: np.dtype) -> jax.Array:
+    """Returns `x @ kernel + bias` in x's dtype.
+
+    The gradients of kernel and bias are summed in `accum`: automatic differentiation would round a bf16 kernel gradient to bf16, and
+    it sums the bias gradient in bf16, which XLA does slowly on CPUs.
+    """
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+def _linear_forward(x, kernel, bias, accum):
+    return linear(x, kernel, bias, accum), (x, kernel)
+
+
+def _linear_backward(accum, saved, dy):
+    x, kernel = saved
+    dx = jnp.einsum("...f,df->...d", dy, kernel.astype(dy.dtype))
+    dkernel = jnp.einsum("...d,...f->df", x, dy, preferred_element_type=accum)
+    dbias = jnp.sum(dy.astype(accum), tuple(range(dy.ndim - 1)))
+    return dx, dkernel.astype(kernel.dtype), dbias.astype(kernel.dtype)
+
+
+linear.defvjp(_linear_forward, _linear_backward)
 
 
 class LayerNorm(nnx.Module):

@@ -1,0 +1,1 @@
+"""Mesh, the one logical-axis table, and start-up on several hosts."""

@@ -1,0 +1,1 @@
+"""Offline: raw material to checked ArrayRecord shards with a manifest."""

@@ -88,8 +88,8 @@ class Encoder:
             return self._encode_text(part.text)
         vocab = self._vocab
         if isinstance(part, Location):
-            low, high = min(part.box), max(part.box)
-            if not (low >= -_SLACK_PX and high <= vocab.canvas_px + _SLACK_PX):
+            high = vocab.canvas_px + _SLACK_PX
+            if not all(-_SLACK_PX <= p <= high for p in part.box):  # NaN fails too
                 box = ",".join(f"{p:g}" for p in part.box)
                 place.reject("box_outside", f"{place.task} box", f"{box} px of the network input", f"0 to {vocab.canvas_px} px")
             first = vocab.first_bin_id

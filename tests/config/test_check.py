@@ -76,6 +76,7 @@ BROKEN = {
     "data.blocks.questions.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
     "eval.image_px=60": "eval.image_px: found 60",
+    "eval.image_px=128": "eval.image_px: found 128, expected at most vocab.canvas_px=64, beyond which boxes have no bins",
     "eval.target_len=64": "eval.target_len: found 64, expected at least 65",
     "eval.sets.0.task=vga": "task: found vga, expected a task of the table; did you mean vqa?",
     "eval.sets.0.split=": "expected all three to be named",

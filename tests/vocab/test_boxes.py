@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_jax.vocab.boxes import bins_to_box, box_to_bins
@@ -25,6 +25,7 @@ def test_outside_is_clipped() -> None:
     assert box_to_bins((-3, 0, 512.4, 9e9), canvas_px=512, num_bins=1000) == (0, 0, 999, 999)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_round_trip_is_within_half_a_bin(data: st.DataObject) -> None:
     canvas, bins = data.draw(st.integers(8, 2048)), data.draw(st.integers(2, 5000))
@@ -36,6 +37,7 @@ def test_round_trip_is_within_half_a_bin(data: st.DataObject) -> None:
     np.testing.assert_allclose(back, box, rtol=0, atol=canvas / (bins - 1) / 2 + canvas * 2e-7)
 
 
+@settings(deadline=None)
 @given(st.integers(8, 2048), st.integers(2, 5000), st.data())
 def test_every_bin_comes_back(canvas: int, bins: int, data: st.DataObject) -> None:
     drawn = tuple(data.draw(st.integers(0, bins - 1)) for _ in range(4))

@@ -1,0 +1,1 @@
+"""Pure transforms of pictures, boxes and text."""

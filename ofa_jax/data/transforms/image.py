@@ -22,6 +22,7 @@ from ofa_jax.data.transforms.boxes import clip_box, crop_box, flip_box, has_area
 MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _OFA_MAX_SCALE = 480  # upper end of OFA's RandomResize scales, whatever the input size
+_MAX_JITTER_SIDES = 32  # longer side over the network input at most, so that a picture of 1 x 100,000 pixels cannot fill the memory
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -144,9 +145,7 @@ def resize_scales(px: int) -> tuple[range, int]:
     return range(px, largest + 1), largest * 7 // 5
 
 
-def _random_resize_crop(
-    image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.random.Generator
-) -> tuple[np.ndarray, list[Box]]:
+def _random_resize_crop(image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.random.Generator) -> tuple[np.ndarray, list[Box]]:
     """One draw: the scale. The clamp of a long side distorts the picture, as in the official code."""
     height, width = image.shape[:2]
     scales, clamp = resize_scales(px)
@@ -176,7 +175,7 @@ def _scale_jitter(image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.
         boxes = [flip_box(box, width=width) for box in boxes]
     shorter = round(px * (1.0 + 0.5 * ratio))
     scale = max(shorter / height, shorter / width)
-    new_width, new_height = round(width * scale), round(height * scale)
+    new_width, new_height = (min(round(side * scale), _MAX_JITTER_SIDES * px) for side in (width, height))
     image, boxes = _resize(image, boxes, width=new_width, height=new_height)
     top, left = int((new_height - px) * top_share), int((new_width - px) * left_share)
     return _crop(image, boxes, left=left, top=top, px=px)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -115,19 +117,21 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield record.record_id, example_of(record)
 
 
-def build(builder_class: type[RecordBuilder], *, data_dir: Path, options: Options, max_records: int, progress: Progress) -> Path:
-    """Writes `data_dir/<dataset>` and returns it; `max_records` is the size of the largest split.
+def build(
+    builder_class: type[RecordBuilder], *, data_dir: Path, options: Options, max_records: int, progress: Progress, **inputs: Any
+) -> Path:
+    """Writes `data_dir/<dataset>` and returns it; `max_records` bounds the largest split, `inputs` go to the builder.
 
     TFDS writes into a scratch folder first; the finished directory appears in one rename, so an interrupted run leaves nothing half made.
     """
     final = data_dir / builder_class.name
     scratch = data_dir / f".{builder_class.name}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
-    builder = builder_class(options=options, progress=progress, data_dir=os.fspath(scratch))
+    builder = builder_class(options=options, progress=progress, data_dir=os.fspath(scratch), **inputs)
     tfds.core.utils.tqdm_utils.disable_progress_bar()
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(num_shards=-(-max_records // MAX_SHARD_RECORDS), compute_stats="skip")
-    )
+    config = tfds.download.DownloadConfig(num_shards=-(-max_records // MAX_SHARD_RECORDS), compute_stats="skip")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints of downloads, of which there are none
+        builder.download_and_prepare(download_config=config)
     written = Path(builder.data_dir)
     manifests.write_json(written / "negatives.json", builder.negatives())
     manifests.write(

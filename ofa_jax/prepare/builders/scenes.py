@@ -19,7 +19,7 @@ from ofa_jax.prepare.builders import base
 
 SPLITS = ("train", "validation", "seen_composition", "unseen_composition", "unseen_artwork")
 WORDS = tuple(kind.word for kind in artwork.KINDS)
-_SIZES = {1: (24, 34), 2: (20, 32), 3: (18, 27), 4: (18, 23)}  # number of objects -> longest side in pixels of a 64 px picture
+_SIZES = {1: (28, 42), 2: (22, 33), 3: (19, 28), 4: (18, 24)}  # number of objects -> longest side in pixels of a 64 px picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ScenesOptions(base.Options):
     held_out_fraction: float = 0.1  # of (kind, kind, relation) triples that only unseen_composition shows
     max_iou: float = 0.08
     max_degrees: float = 12.0
-    spread: float = 1.0
+    spread: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +150,15 @@ class Scenes(base.RecordBuilder):
     )
     options: ScenesOptions
 
-    def __init__(self, *, centers: np.ndarray, **kwargs: Any):
+    def __init__(self, *, centers: np.ndarray, codebook_digest: str, **kwargs: Any):
         super().__init__(**kwargs)
         self._maker = SceneMaker(self.options)
-        self._centers = centers
+        self._centers, self._codebook_digest = centers, codebook_digest
         self._captions: dict[str, None] = {}
         self._counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
         self._baseline: dict[str, float] = {}
         self._train_codes: list[np.ndarray] = []
-        self._first_validation: list[np.ndarray] = []
+        self._validation_images: list[np.ndarray] = []
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS
@@ -188,7 +188,7 @@ class Scenes(base.RecordBuilder):
                 self._captions[caption.text] = None
                 self._train_codes.append(codes)
             elif split == "validation":
-                self._first_validation.append(scene.image)
+                self._validation_images.append(scene.image)
             counts = {"captions": 1, "regions": len(record.regions), "questions": len(record.questions), "objects": len(record.objects), "codes": 1}
             self._counts[split].update(counts)
             if index % 1000 == 999:
@@ -203,11 +203,12 @@ class Scenes(base.RecordBuilder):
         return {
             "num_codes": self.options.num_codes,
             "code_stride": self.options.code_stride,
+            "codebook_sha256": self._codebook_digest,
             "annotations": {split: dict(counts) for split, counts in self._counts.items()},
             "held_out_triples": [" ".join((a, how, b)) for a, b, how in held_out_triples(self.options)],
             "held_out_artwork": artwork.held_out_table(),
             "code_baselines_validation": codebook.baselines(
-                np.stack(self._first_validation), self._centers, marginal=np.stack(self._train_codes)
+                np.stack(self._validation_images), self._centers, marginal=np.stack(self._train_codes)
             ),
         }
 

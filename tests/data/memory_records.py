@@ -1,14 +1,10 @@
-"""Real records in memory, and a small row builder, for the tests of the data pipeline.
-
-The classes live in modules that worker processes can import or that cloudpickle carries along.
-"""
+"""Real records in memory, and a small row builder, for the tests of the data pipeline. Worker processes import this module."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
@@ -88,8 +84,3 @@ def data_config(**changes: object) -> DataConfig:
     )  # fmt: skip
     texts = BlockConfig("texts", "text", rows=14, source_len=6, target_len=5, sources=(SourceConfig("prose", "text_infilling"),))
     return DataConfig(**({"blocks": (pairs, texts), "prefetch": 3} | changes))
-
-
-@pytest.fixture
-def config() -> DataConfig:
-    return data_config()
