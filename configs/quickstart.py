@@ -57,26 +57,19 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
 
 
 def blocks() -> tuple[BlockConfig, ...]:
-    """Returns the row blocks: 16 pictures with pairs, 4 texts, 2 infillings, 2 detections. Lengths are tokens."""
-    questions = (SourceConfig("easy_vqa", "question"), SourceConfig("scenes", "question"))
+    """Returns the row blocks, 56 pairs : 14 texts : 7 infillings : 7 detections. Lengths are tokens; nothing of the data is longer."""
+    pairs = (SourceConfig("easy_vqa", "question", 5.0), SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 5.0))
     return (
-        BlockConfig("questions", "pairs", rows=8, source_len=32, target_len=8, sources=questions, image_px=64, pairs_per_image=4),
-        BlockConfig(
-            "captions", "pairs", rows=4, source_len=32, target_len=24, sources=(SourceConfig("scenes", "caption"),), image_px=64,
-            pairs_per_image=2,
-        ),
-        BlockConfig(
-            "regions", "pairs", rows=4, source_len=24, target_len=16, sources=(SourceConfig("scenes", "grounding"),), image_px=64,
-            pairs_per_image=4,
-        ),
-        BlockConfig(
-            "detection", "images", rows=2, source_len=16, target_len=48, sources=(SourceConfig("scenes", "detection"),), image_px=64,
-        ),
-        BlockConfig(
-            "infilling", "images", rows=2, source_len=16, target_len=72, sources=(SourceConfig("scenes", "image_infilling"),), image_px=64,
-        ),
-        BlockConfig("prose", "text", rows=4, source_len=80, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
-    )  # fmt: skip
+        BlockConfig("pairs", "pairs", rows=12, source_len=24, target_len=8, sources=pairs, image_px=64, pairs_per_image=4),
+        BlockConfig("captions", "pairs", rows=8, source_len=24, target_len=12, sources=_scenes("caption"), image_px=64),
+        BlockConfig("detection", "images", rows=7, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
+        BlockConfig("infilling", "images", rows=7, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
+        BlockConfig("prose", "text", rows=14, source_len=72, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
+    )
+
+
+def _scenes(row: str) -> tuple[SourceConfig, ...]:
+    return (SourceConfig("scenes", row),)
 
 
 def eval_sets() -> tuple[EvalSetConfig, ...]:

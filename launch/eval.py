@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
+        def error(self, message: str) -> NoReturn:
             raise ConfigError(f"command line: {message}; expected --config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report]")
 
     parser = Parser(prog="launch/eval.py", allow_abbrev=False, add_help=False)
@@ -92,8 +93,10 @@ def _evaluate(argv: list[str]) -> int:
     from ofa_jax.tasks.rows import RowBuilder
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("ofa_jax.eval").setLevel(logging.INFO)
+    progress = logging.getLogger("ofa_jax.eval")
+    progress.setLevel(logging.INFO)
+    progress.propagate = False  # the root logger's prefix would drown the line
+    progress.addHandler(logging.StreamHandler(sys.stderr))
     start = time.perf_counter()
     try:
         tokenizer = load_tokenizer(config.vocab)

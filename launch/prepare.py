@@ -1,9 +1,9 @@
 """Prepares data.
 
-    python launch/prepare.py quickstart [--data_dir=data/quickstart] [--rebuild]    everything the quickstart learns from
-    python launch/prepare.py fixtures   [--data_dir=data/fixtures]                  tiny datasets for `:debug` runs
-    python launch/prepare.py tokenizer  [--data_dir=data/quickstart] [--num_text=2000]   its tokeniser alone
-    python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
+python launch/prepare.py quickstart [--data_dir=data/quickstart] [--rebuild]    everything the quickstart learns from
+python launch/prepare.py fixtures   [--data_dir=data/fixtures]                  tiny datasets for `:debug` runs
+python launch/prepare.py tokenizer  [--data_dir=data/quickstart] [--num_text=2000]   its tokeniser alone
+python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
 
 from __future__ import annotations

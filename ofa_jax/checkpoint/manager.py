@@ -181,15 +181,25 @@ class CheckpointManager:
         return step
 
     def _metadata(self, step: int) -> Any:
-        return ocp.checkpointables_metadata(self.directory / str(step))
+        """Returns Orbax's description of a checkpoint: shapes and dtypes by part, and our config and identity."""
+        folder = self.directory / str(step)
+        try:
+            found = ocp.checkpointables_metadata(folder)
+        except (OSError, ValueError) as error:
+            raise _damaged(folder, error) from error
+        for part, tree in found.metadata.items():
+            if tree is None:  # Orbax logs why it could not read a part, and goes on
+                raise _damaged(folder / part, "its description cannot be read")
+        if not isinstance(found.custom_metadata, dict) or not {"config", "identity"} <= set(found.custom_metadata):
+            raise CheckpointError(f"{folder}: found no config in the checkpoint, expected one written by this program")
+        return found
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        folder = self.directory / str(step)
         try:
-            return ocp.load_checkpointables(self.directory / str(step), wanted)
+            return ocp.load_checkpointables(folder, wanted)
         except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            where = self.directory / str(step)
-            raise CheckpointError(f"{where}: the checkpoint is damaged ({first}); delete this folder to use an older one") from error
+            raise _damaged(folder, error) from error
 
     def _check(self, step: int, wanted: dict[str, Any], *, whole: bool = True) -> None:
         """Compares names, shapes and dtypes before any array is read. `whole`: the checkpoint must not hold more than is wanted."""
@@ -207,6 +217,11 @@ class CheckpointManager:
         for name in stored:
             if name not in expected and (whole or name.split("/")[0] in parts):
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
+
+
+def _damaged(folder: Path, reason: Exception | str) -> CheckpointError:
+    first = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:300]
+    return CheckpointError(f"{folder}: the checkpoint is damaged ({first}); move it away to use an older one")
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import SourceConfig
-from ofa_jax.data.records import Box, ImageRecord, Record, TextRecord
+from ofa_jax.data.records import Box, ImageRecord, Question, Record, TextRecord
 from ofa_jax.eval.collect import Example, Examples, set_generator, without_picture
 from ofa_jax.metrics import baselines
 from ofa_jax.metrics.baselines import Baseline
@@ -32,6 +33,13 @@ class TrainingData:
         self._open_source, self.build_row = open_source, build_row
         self._records: dict[str, list[Record]] = {}
         self._indices: dict[str, list[int]] = {}
+        self._learned: dict[tuple[str, str], Any] = {}
+
+    def once(self, name: str, dataset: str, learn: Callable[[], Any]) -> Any:
+        """What `learn()` returned the first time for this name and dataset: splits of one dataset share a baseline."""
+        if (name, dataset) not in self._learned:
+            self._learned[name, dataset] = learn()
+        return self._learned[name, dataset]
 
     def records(self, dataset: str, row: str) -> list[Record]:
         """At most 20,000 evenly spaced records of the dataset's training split, without their pictures."""
@@ -51,7 +59,7 @@ class TrainingData:
         return self._source(dataset, row).read([self._indices[dataset][place] for place in places])
 
     def _source(self, dataset: str, row: str) -> Any:
-        return self._open_source(SourceConfig(dataset, row, split=TRAIN_SPLIT))
+        return self._open_source(SourceConfig(dataset, row, split=TRAIN_SPLIT))  # type: ignore[arg-type]
 
 
 def load_codebook(data_dir: str | Path) -> np.ndarray | None:
@@ -71,88 +79,105 @@ def load_codebook(data_dir: str | Path) -> np.ndarray | None:
     return centers
 
 
-def predict_baseline(examples: Examples, training: TrainingData, *, centers: np.ndarray | None) -> tuple[str, list[Any]]:
-    """The baseline's name and its prediction for every example, in the types of `scoring.read_output`."""
-    name = examples.task.name
-    records = training.records(examples.eval_set.dataset, examples.row)
-    if name == "vqa":
-        return _questions(examples.examples, records)
-    if name == "matching":
+def predict_baseline(
+    examples: Examples, training: TrainingData, *, centers: np.ndarray | None, generated: bool = False
+) -> tuple[str, list[Any]]:
+    """The baseline's name and its prediction for every example, in the types of `scoring.Outputs`.
+
+    `generated` asks for the baseline of image codes that are generated without seeing true ones.
+    """
+    task, dataset = examples.task.name, examples.eval_set.dataset
+    if task == "matching":
         # No training is needed for the best constant answer: the better of the two on the set itself bounds every constant.
-        return _constant(baselines.majority("majority class of the set itself", [e.target_text for e in examples.examples]), examples)
-    if name == "captioning":
-        texts = [normalise(c.text) for r in records for c in r.captions]
-        return _constant(baselines.majority("most common training caption", texts), examples)
-    if name == "grounded_captioning":
-        texts = [normalise(region.text) for r in records for region in r.regions]
-        return _constant(baselines.majority("most common training region text", texts), examples)
-    if name == "grounding":
-        box = baselines.constant_box([_unit(region.box, r) for r in records for region in r.regions])
-        return box.name, [_from_unit(box.predict(None), e.record) for e in examples.examples]
-    if name == "detection":
-        objects = baselines.constant_objects([[(o.label, _unit(o.box, r)) for o in r.objects] for r in records if r.objects])
-        return objects.name, [[(label, _from_unit(b, e.record)) for label, b in objects.predict(None)] for e in examples.examples]
-    if name == "image_infilling":
-        return _codes(examples, records, training, centers)
-    if name == "text_infilling":
-        return _texts(examples, records, training.build_row)
-    raise DataError(f"eval set {examples.eval_set.name}: found task {name!r}, expected one that has a baseline")
+        best = baselines.majority("majority class of the set itself", [e.target_text for e in examples.examples])
+        return best.name, [best.predict(None) for _ in examples.examples]
+    if task not in _LEARN:
+        raise DataError(f"eval set {examples.eval_set.name}: found task {task!r}, expected one that has a baseline")
+    task = "generated_codes" if generated else task
+    learn, read = _LEARN[task]
+    baseline = training.once(task, dataset, lambda: learn(examples, training.records(dataset, examples.row), training, centers))
+    return baseline.name, [read(baseline, example, examples) for example in examples.examples]
 
 
-def _constant(baseline: Baseline, examples: Examples) -> tuple[str, list[Any]]:
-    return baseline.name, [baseline.predict(None) for _ in examples.examples]
+def _learn_caption(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
+    return baselines.majority("most common training caption", [normalise(c.text) for r in records for c in r.captions])
 
 
-def _questions(examples: list[Example], records: Sequence[ImageRecord]) -> tuple[str, list[str]]:
+def _learn_region_text(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
+    return baselines.majority("most common training region text", [normalise(region.text) for r in records for region in r.regions])
+
+
+def _learn_box(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
+    return baselines.constant_box([_unit(region.box, r) for r in records for region in r.regions])
+
+
+def _learn_objects(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
+    return baselines.constant_objects([[(o.label, _unit(o.box, r)) for o in r.objects] for r in records if r.objects])
+
+
+def _learn_answer(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
     """The answer most frequent given the exact question, or given its kind: whichever is right more often on a held-out half of the
-    training questions when learned from the other half."""
+    training questions when learned from the other half. `predict(question)` takes a `Question`."""
     questions = [q for r in records for q in r.questions]
     kinds = [("majority answer given the question alone", "question"), ("majority answer of the question's kind", "kind")]
 
-    def learn(some: Sequence[Any]) -> list[Baseline]:
+    def learn(some: Sequence[Question]) -> list[Baseline]:
         return [baselines.majority_by_key(name, [getattr(q, f) for q in some], [q.answer for q in some]) for name, f in kinds]
 
     half, rest = questions[::2], questions[1::2] or questions
     right = [sum(b.predict(getattr(q, field)) == q.answer for q in rest) for b, (_, field) in zip(learn(half), kinds, strict=True)]
     best = int(np.argmax(right))
     baseline, field = learn(questions)[best], kinds[best][1]
-    return baseline.name, [baseline.predict(getattr(e.item, field)) for e in examples]
+    return Baseline(baseline.name, lambda question: baseline.predict(getattr(question, field)))
 
 
-def _unit(box: Box, record: ImageRecord) -> Box:
+def _unit(box: Box, record: Any) -> Box:
     x, y = _UNIT / record.width, _UNIT / record.height
     return Box(box.x0 * x, box.y0 * y, box.x1 * x, box.y1 * y)
 
 
-def _from_unit(box: Sequence[float], record: ImageRecord) -> Box:
+def _from_unit(box: Sequence[float], record: Any) -> Box:
     x, y = record.width / _UNIT, record.height / _UNIT
     return Box(box[0] * x, box[1] * y, box[2] * x, box[3] * y)
 
 
-def _codes(
-    examples: Examples, records: Sequence[ImageRecord], training: TrainingData, centers: np.ndarray | None
-) -> tuple[str, list[list[int]]]:
+def _learn_codes(
+    examples: Examples, records: Sequence[ImageRecord], training: TrainingData, centers: np.ndarray | None, *, teacher_forced: bool
+) -> Baseline:
     coded = [i for i, r in enumerate(records) if r.codes is not None]
     codes = np.stack([records[i].codes for i in coded]) if coded else np.zeros((0, 0), np.int64)
-    shown: list[ImageRecord] = []
+    shown: Sequence[Any] = []
     if centers is not None:
         places = coded[:: max(1, len(coded) // _MAX_PICTURES)][:_MAX_PICTURES]
         shown = training.with_pictures(examples.eval_set.dataset, examples.row, places)
     pictures = [_build(examples, training.build_row, record, i).image for i, record in enumerate(shown)]
-    baseline = baselines.infilled_codes(codes, pictures, [r.codes for r in shown], centers)
-    found = []
-    for example in examples.examples:
-        found.append([int(c) for c in baseline.predict((examples.images[example.picture], example.record.codes))])
+    baseline = baselines.infilled_codes(codes, pictures, [r.codes for r in shown], centers, teacher_forced=teacher_forced)
     without = "" if centers is not None else " (no codebook.npz, so neighbours were not tried)"
-    return baseline.name + without, found
+    return Baseline(baseline.name + without, baseline.predict)
 
 
-def _texts(examples: Examples, records: Sequence[TextRecord], build_row: RowBuilder) -> tuple[str, list[list[int]]]:
+def _read_codes(baseline: Baseline, example: Example, examples: Examples) -> list[int]:
+    return [int(c) for c in baseline.predict((examples.images[example.picture], example.record.codes))]
+
+
+def _learn_tokens(examples: Examples, records: Sequence[TextRecord], training: TrainingData, *unused: Any) -> Baseline:
     some = records[:: max(1, len(records) // _MAX_TEXTS)]
-    baseline = baselines.masked_tokens([_build(examples, build_row, r, i).sequence.target_ids for i, r in enumerate(some)])
-    return baseline.name, [[int(t) for t in baseline.predict(e.sequence.target_ids)] for e in examples.examples]
+    return baselines.masked_tokens([_build(examples, training.build_row, r, i).sequence.target_ids for i, r in enumerate(some)])
 
 
 def _build(examples: Examples, build_row: RowBuilder, record: Record, index: int) -> EvalExample:
     draw = set_generator(examples.eval_set.name + "/baseline", index)
     return build_row.build_one(examples.block, examples.task.name, examples.eval_set.dataset, record, 0, draw)
+
+
+# Task -> how its baseline is learned, and how the learned one is asked about an example.
+_LEARN: dict[str, tuple[Callable[..., Baseline], Callable[[Baseline, Example, Examples], Any]]] = {
+    "captioning": (_learn_caption, lambda b, e, _: b.predict(None)),
+    "grounded_captioning": (_learn_region_text, lambda b, e, _: b.predict(None)),
+    "vqa": (_learn_answer, lambda b, e, _: b.predict(e.item)),
+    "grounding": (_learn_box, lambda b, e, _: _from_unit(b.predict(None), e.record)),
+    "detection": (_learn_objects, lambda b, e, _: [(label, _from_unit(box, e.record)) for label, box in b.predict(None)]),
+    "image_infilling": (functools.partial(_learn_codes, teacher_forced=True), _read_codes),
+    "generated_codes": (functools.partial(_learn_codes, teacher_forced=False), _read_codes),
+    "text_infilling": (_learn_tokens, lambda b, e, _: [int(t) for t in b.predict(e.sequence.target_ids)]),
+}

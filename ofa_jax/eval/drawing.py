@@ -71,12 +71,13 @@ def fill_square(pixels: np.ndarray, square: np.ndarray) -> np.ndarray:
 def infilling_panels(pixels: np.ndarray, line: dict[str, Any], centers: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
     """(caption, enlarged picture) of an infilling example: what the model sees, its fill, the best that the codebook can do, the truth.
 
-    Fill and best possible need the codebook's centers and are left out without them.
+    Fill and best possible need the codebook's centers and are left out without them. A code of -1 (the model said no code) stays grey.
     """
     half = pixels.shape[0] // 2
     panels = [("input", fill_square(pixels, np.full((half, half, 3), _GREY, np.uint8)))]
     if centers is not None:
-        for caption, codes in (("prediction", line["prediction"]), ("codebook's best", line["reference"])):
+        centers = np.concatenate([centers, np.full_like(centers[:1], _GREY)])
+        for caption, codes in (("generated", line["generated"]), ("codebook's best", line["reference"])):
             side = round(len(codes) ** 0.5)
             panels.append((caption, fill_square(pixels, decode_codes(np.array(codes).reshape(side, side), centers))))
     panels.append(("original", pixels))
@@ -104,6 +105,9 @@ def contact_sheet(items: Sequence[tuple[list[tuple[str, np.ndarray]], list[tuple
     font = ImageFont.load_default(size=13)
     cells = []
     for panels, lines in items:
+        if len(panels) > 1:
+            lines = [(" | ".join(caption for caption, _ in panels), "#5d6d7e"), *lines]
+            panels = [(caption, panel[::2, ::2]) for caption, panel in panels]  # as many beside each other, half as large
         width = max(260, sum(p.shape[1] + 4 for _, p in panels))
         height = max((p.shape[0] for _, p in panels), default=0)
         texts = [(part, colour) for text, colour in lines for part in _wrap(text, font, width)]

@@ -26,8 +26,8 @@ def until_eos(ids: Sequence[int] | np.ndarray) -> list[int]:
 
 def read_box(ids: Sequence[int], *, vocab: VocabConfig) -> Box | None:
     """The box of the first four ids in pixels of the network input; None unless they are four bins. What follows is not read."""
-    bins = [bin_of(token, vocab=vocab) for token in ids[:4]]
-    if len(bins) < 4 or None in bins:
+    bins = [b for b in (bin_of(token, vocab=vocab) for token in ids[:4]) if b is not None]
+    if len(bins) < 4:
         return None
     return Box(*bins_to_box(bins, canvas_px=vocab.canvas_px, num_bins=vocab.num_bins))
 

@@ -42,6 +42,13 @@ class Predictor:
             model, encoded = encode(params, batch)
             return greedy(model, encoded, None, max_len=max_len, min_len=min_len)
 
+        @functools.partial(jax.jit, static_argnames="num_codes")
+        def generate(params: Any, batch: dict[str, jax.Array], num_codes: int) -> jax.Array:
+            model, encoded = encode(params, batch)
+            mask = jnp.ones(batch["source_ids"].shape[0], bool)
+            allowed = (vocab.first_code_id, vocab.first_bin_id)
+            return greedy(model, encoded, mask, max_len=num_codes, min_len=num_codes, allowed=allowed, code_rows="all")
+
         @functools.partial(jax.jit, static_argnames="codes")
         def forced(params: Any, batch: dict[str, jax.Array], codes: bool) -> jax.Array:
             model, encoded = encode(params, batch)
@@ -54,7 +61,7 @@ class Predictor:
                 logits = jnp.where(is_code, logits, -jnp.inf)
             return logits.argmax(-1).astype(jnp.int32)
 
-        self._embed, self._free, self._forced = embed, free, forced
+        self._embed, self._free, self._generate, self._forced = embed, free, generate, forced
 
     def free(self, examples: Examples) -> list[np.ndarray]:
         """Greedy output ids, int32 [T] an example, to be read up to EOS. T is the block's target length; a box is exactly four ids, as
@@ -64,6 +71,14 @@ class Predictor:
         out: list[np.ndarray] = []
         for batch, count in self._batches(examples, target_len=1):
             out.extend(np.asarray(self._free(self._params, batch, max_len=max_len, min_len=min_len))[:count])
+        return out
+
+    def generate(self, examples: Examples) -> list[np.ndarray]:
+        """Image codes decoded greedily without seeing any true code, int32 [codes] an example, as ids; every id is a code."""
+        num_codes = len(examples.examples[0].sequence.target_ids)
+        out: list[np.ndarray] = []
+        for batch, count in self._batches(examples, target_len=1):
+            out.extend(np.asarray(self._generate(self._params, batch, num_codes=num_codes))[:count])
         return out
 
     def forced(self, examples: Examples) -> list[np.ndarray]:
@@ -100,7 +115,7 @@ class Predictor:
                 batch["source_ids"][q, : len(sequence.source_ids)] = sequence.source_ids
                 before = sequence.target_ids[: target_len - 1]
                 batch["decoder_ids"][q, 1 : len(before) + 1] = before
-            if examples.images is not None:
+            if len(examples.images):
                 used = sorted({e.picture for e in chunk})
                 place = {picture: k for k, picture in enumerate(used)}
                 shown = [*used, *[used[0]] * (pictures - len(used))]

@@ -36,8 +36,9 @@ _CREDITS = {
 }
 _CODES_NOTE = (
     "Image codes come from a small k-means codebook of pixel patches, which stands in until there is a VQGAN: “codebook's best” is the "
-    "truth after rounding every patch to its nearest code, so no fill can look better. Infilling is teacher-forced: every code is "
-    "predicted from the true codes before it, and the fill shows these predictions side by side."
+    "truth after rounding every patch to its nearest code, so no fill can look better. “Generated” is decoded greedily, code after code, "
+    "from what the model said itself (generated_code_accuracy). code_accuracy is teacher-forced: every code is predicted from the "
+    "true codes before it, which is easier, and its baseline sees the true code before as well."
 )
 _METHOD = (
     "Text, boxes and objects are decoded greedily; infilling tasks are teacher-forced and count hidden positions only. Intervals are 95 % "
@@ -208,8 +209,8 @@ def _words(line: dict[str, Any]) -> tuple[str, str]:
     """The prediction and the truth of a line in words."""
     task, prediction, reference = line["task"], line["prediction"], line["reference"]
     if task == "image_infilling":
-        right = sum(p == r for p, r in zip(prediction, reference, strict=True))
-        return f"{right} of {len(reference)} codes right", ""
+        right, forced = (sum(p == r for p, r in zip(codes, reference, strict=True)) for codes in (line["generated"], prediction))
+        return f"{right} of {len(reference)} generated codes right ({forced} when teacher-forced)", ""
     if task == "grounding":
         said = "no box: malformed output" if prediction is None else "box " + _box_text(prediction)
         return said, "box " + _box_text(reference)

@@ -30,6 +30,8 @@ from ofa_jax.vocab.tokenizer import Tokenizer
 
 RESULTS_FILE, PREDICTIONS_FILE, PICTURES_DIR = "eval.json", "predictions.jsonl", "eval_pictures"
 
+GENERATED = "generated_code_accuracy"
+
 _log = logging.getLogger(__name__)
 
 
@@ -88,12 +90,21 @@ def evaluate(
             examples, outputs, baseline_name=baseline_name, baseline=baseline, num_samples=config.eval.bootstrap_samples
         )
         new = prediction_lines(examples, outputs, scores, tokenizer=tokenizer)
+        if examples.task.output == "codes":
+            # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
+            free = read_outputs(examples, predictor.generate(examples), vocab=config.vocab, tokenizer=tokenizer)
+            name, guesses = predict_baseline(examples, training, centers=centers, generated=True)
+            results[eval_set.name] |= score_set(
+                examples, free, baseline_name=name, baseline=guesses, num_samples=config.eval.bootstrap_samples, metrics=[GENERATED]
+            )[0]
+            for line, codes in zip(new, free.predictions, strict=True):
+                line["generated"] = codes
         if with_pictures:
             count = min(config.eval.report_examples, len(new))
             for k in range(count):
                 i = k * len(new) // count
                 new[i]["shown"] = True
-                if examples.images is not None:
+                if len(examples.images):
                     new[i]["picture"] = f"{number:02d}_{k:02d}.png"
                     pictures[new[i]["picture"]] = examples.images[examples.examples[i].picture]
         lines += new

@@ -23,6 +23,7 @@ from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.f1_50 import f1_50
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
 from ofa_jax.metrics.measured import Measured
+from ofa_jax.vocab.layout import code_of
 from ofa_jax.vocab.tokenizer import Tokenizer
 
 
@@ -44,6 +45,7 @@ METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], M
     "ap50": lambda p, r, _: detection_ap(p, r),
     "f1_50": lambda p, r, _: f1_50(p, r),
     "code_accuracy": lambda p, r, _: code_accuracy(p, r),
+    "generated_code_accuracy": lambda p, r, _: code_accuracy(p, r),
     "masked_token_accuracy": lambda p, r, examples: masked_token_accuracy(p, r, [e.scored for e in examples]),
 }
 
@@ -53,7 +55,8 @@ class Outputs:
     """Predictions and references of one set, one of each an example.
 
     Their type follows the task: str and list of str for text, Box (None where malformed) for a box, [(label, Box), ...] for objects,
-    boxes in pixels of the stored picture; codes for codes; token ids for teacher-forced text. `malformed` counts unreadable parts.
+    boxes in pixels of the stored picture; codes (-1 where an id is none) for codes; token ids for teacher-forced text. `malformed`
+    counts unreadable parts.
     """
 
     predictions: list[Any]
@@ -74,7 +77,8 @@ def read_outputs(examples: Examples, ids: Sequence[np.ndarray], *, vocab: VocabC
 def _read(examples: Examples, example: Example, ids: np.ndarray, *, vocab: VocabConfig, tokenizer: Tokenizer) -> tuple[Any, int]:
     output, image_px = examples.task.output, examples.block.image_px
     if output == "codes":
-        return [int(t) - vocab.first_code_id for t in ids], 0
+        codes = [code_of(int(t), vocab=vocab) for t in ids]
+        return [-1 if code is None else code for code in codes], codes.count(None)
     if examples.task.scoring == "teacher_forced":
         return [int(t) for t in ids], 0
     kept = until_eos(ids)
@@ -107,18 +111,24 @@ def reference_of(examples: Examples, example: Example) -> Any:
 
 
 def score_set(
-    examples: Examples, outputs: Outputs, *, baseline_name: str, baseline: Sequence[Any], num_samples: int
+    examples: Examples,
+    outputs: Outputs,
+    *,
+    baseline_name: str,
+    baseline: Sequence[Any],
+    num_samples: int,
+    metrics: Sequence[str] = (),
 ) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
     """The metrics of one set, {metric: {value, baseline, baseline_name, n, interval_95}}, and the first metric's score an example.
 
-    Intervals are bootstrapped over records. Grounding's accuracy also has `by_num_objects`, {"1": {value, baseline, n}, ...}, the
-    number of objects (regions, where no objects are known) in the picture.
+    `metrics` defaults to those of the task. Intervals are bootstrapped over records. Grounding's accuracy also has `by_num_objects`,
+    {"1": {value, baseline, n}, ...}, the number of objects (regions, where no objects are known) in the picture.
     """
     everything = examples.examples
     records = [e.record.record_id for e in everything]
     results: dict[str, dict[str, Any]] = {}
     first: np.ndarray | None = None
-    for name in examples.task.metrics:
+    for name in metrics or examples.task.metrics:
         measured = METRICS[name](outputs.predictions, outputs.references, everything)
         naive = METRICS[name](list(baseline), outputs.references, everything)
         first = measured.scores if first is None else first

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Sized
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Baseline:
     predict: Callable
 
 
-def _need(name: str, values: Sequence) -> None:
+def _need(name: str, values: Sized) -> None:
     if len(values) == 0:
         raise ValueError(f"baseline {name}: found no training examples, expected at least one")
 
@@ -92,7 +92,8 @@ def best_box(boxes: Sequence[BoxLike], *, threshold: float = 0.5) -> tuple[float
             if shares.max() <= score:
                 break
             box, score = near[int(np.argmax(shares))], shares.max()
-    return tuple(float(v) for v in box)
+    x0, y0, x1, y1 = (float(v) for v in box)
+    return x0, y0, x1, y1
 
 
 def constant_box(boxes: Sequence[BoxLike]) -> Baseline:
@@ -189,14 +190,20 @@ def _follow(single: int, best: dict[int, int], row: Sequence[int]) -> np.ndarray
 
 
 def infilled_codes(
-    codes: np.ndarray, images: Sequence[np.ndarray] = (), image_codes: Sequence[np.ndarray] = (), centers: np.ndarray | None = None
+    codes: np.ndarray,
+    images: Sequence[np.ndarray] = (),
+    image_codes: Sequence[np.ndarray] = (),
+    centers: np.ndarray | None = None,
+    *,
+    teacher_forced: bool,
 ) -> Baseline:
     """Image codes of a hidden central square: the best of four guesses, learned from training codes int [n, grid * grid].
 
-    They are the most frequent code, the most frequent code of each position, the most frequent follower of the true code before (teacher
-    forcing shows that code to the model as well), and `nearest_visible`. Counts are made on even examples and judged on odd ones (n >=
-    4), then made again on all; `nearest_visible` learns nothing and is judged on `images` with `image_codes`, and left out without
-    `centers`. `predict((image, codes))` takes a held-out picture and its true codes and returns int64 [grid * grid].
+    They are the most frequent code, the most frequent code of each position, `nearest_visible`, and only where the model is
+    `teacher_forced` the most frequent follower of the true code before, which such a model sees as well. Counts are made on even
+    examples and judged on odd ones (n >= 4), then made again on all; `nearest_visible` learns nothing and is judged on `images` with
+    `image_codes`, and left out without `centers`. `predict((image, codes))` takes a held-out picture and its true codes and returns
+    int64 [grid * grid].
     """
     codes = np.asarray(codes, np.int64)
     _need("infilled codes", codes)
@@ -204,12 +211,14 @@ def infilled_codes(
     def fit(some: np.ndarray) -> dict[str, Callable]:
         overall = int(np.bincount(some.ravel()).argmax())
         by_position = np.array([np.bincount(column).argmax() for column in some.T])
-        single, best = _followers(some)
-        return {
+        guesses = {
             "most frequent code": lambda x: np.full(codes.shape[1], overall),
             "most frequent code of each position": lambda x: by_position,
-            "most frequent follower of the true code before": lambda x: _follow(single, best, x[1]),
         }
+        if teacher_forced:
+            single, best = _followers(some)
+            guesses["most frequent follower of the true code before"] = lambda x: _follow(single, best, x[1])
+        return guesses
 
     learn, judge = (codes[::2], codes[1::2]) if len(codes) >= 4 else (codes, codes)
     shares = {name: np.mean([(guess((None, row)) == row).mean() for row in judge]) for name, guess in fit(learn).items()}

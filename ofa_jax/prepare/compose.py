@@ -83,9 +83,7 @@ def lay_out(patches: Sequence[np.ndarray], draw: np.random.Generator, *, image_p
         for _ in range(12):
             x, y = (int((image_px - side) * (0.5 + spread * (draw.random() - 0.5)) + 0.5) for side in (width, height))
             box = (x, y, x + width, y + height)
-            if all(
-                _iou(box, (cx, cy, cx + p.shape[1], cy + p.shape[0])) <= max_iou for (cx, cy), p in zip(corners, patches, strict=False)
-            ):
+            if all(_iou(box, (cx, cy, cx + p.shape[1], cy + p.shape[0])) <= max_iou for (cx, cy), p in zip(corners, patches, strict=False)):
                 corners.append((x, y))
                 break
         else:
@@ -100,9 +98,7 @@ def _iou(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap) if overlap else 0.0
 
 
-def visible_boxes(
-    patches: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], *, image_px: int
-) -> tuple[Box, ...] | None:
+def visible_boxes(patches: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], *, image_px: int) -> tuple[Box, ...] | None:
     """Returns each object's box around its pixels that no later object covers, or None when one is hidden too much."""
     covered = np.zeros((image_px, image_px), bool)
     boxes: list[Box] = []

@@ -13,7 +13,6 @@ import numpy as np
 from ofa_jax.data.records import Box, Caption, DetectedObject, Question, Region
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-POSITIONS = ("left", "right", "top", "bottom")
 COUNT_WORDS = ("no", "a", "two", "three", "four", "five", "six")
 _DOMINATES = 1.25  # the larger axis difference over the smaller one, at least
 _APART = 1 / 8  # of the picture's side, at least
@@ -50,8 +49,9 @@ def caption(objects: Sequence[DetectedObject], *, image_px: int) -> Caption:
     One object "a cat"; two kinds, one each "a cat left of a dog"; otherwise counts in reading order "two cats, a dog and a tree".
     """
     if len(objects) == 2 and objects[0].label != objects[1].label:
-        first, second, how = triple(*objects, image_px=image_px) or (None, None, None)
-        if how:
+        found = triple(objects[0], objects[1], image_px=image_px)
+        if found:
+            first, second, how = found
             return Caption(f"a {first} {how} a {second}", (first, second))
     counts: dict[str, int] = {}
     for item in objects:
@@ -90,9 +90,7 @@ def regions(objects: Sequence[DetectedObject], draw: np.random.Generator, *, ima
     return tuple(made)
 
 
-def questions(
-    objects: Sequence[DetectedObject], draw: np.random.Generator, *, image_px: int, words: Sequence[str]
-) -> tuple[Question, ...]:
+def questions(objects: Sequence[DetectedObject], draw: np.random.Generator, *, image_px: int, words: Sequence[str]) -> tuple[Question, ...]:
     """Returns questions of every type that the picture allows, balanced so that the text alone says little.
 
     Presence: one present and one absent kind, so half the answers are yes. Relations: yes or no by a coin. Counts of a kind: two or more
@@ -113,15 +111,16 @@ def questions(
     unique = [item for item in objects if present.count(item.label) == 1]
     if len(objects) == 1:
         asked.append(Question("what is in the picture?", objects[0].label, kind="what"))
-    related = [
-        (a, how, b) for a in unique for b in unique if a is not b and (how := relation(a.box, b.box, image_px=image_px))
-    ]
+    related = [(a, how, b) for a in unique for b in unique if a is not b and (how := relation(a.box, b.box, image_px=image_px))]
     if related:
         a, how, b = pick(related)
         true = draw.random() < 0.5
         asked.append(Question(f"is the {a.label} {how if true else OPPOSITE[how]} the {b.label}?", "yes" if true else "no", kind="yes/no"))
     sole = [
-        (found[0], how, anchor) for anchor in unique for how in OPPOSITE if len(found := _all_on_side(objects, anchor, how, image_px=image_px)) == 1
+        (found[0], how, anchor)
+        for anchor in unique
+        for how in OPPOSITE
+        if len(found := _all_on_side(objects, anchor, how, image_px=image_px)) == 1
     ]
     if sole:
         thing, how, anchor = pick(sole)
@@ -130,18 +129,18 @@ def questions(
     for item in unique:
         x, y = centre(item.box)
         if abs(x - image_px / 2) >= image_px / 10:
-            placed.append((f"is the {item.label} on the left or on the right?", "left" if x < image_px / 2 else "right"))
+            placed.append((f"is the {item.label} on the left or on the right?", "left" if x < image_px / 2 else "right", "left/right"))
         if abs(y - image_px / 2) >= image_px / 10:
-            placed.append((f"is the {item.label} at the top or at the bottom?", "top" if y < image_px / 2 else "bottom"))
+            placed.append((f"is the {item.label} at the top or at the bottom?", "top" if y < image_px / 2 else "bottom", "top/bottom"))
     if placed:
-        question, answer = pick(placed)
-        asked.append(Question(question, answer, kind="position"))
+        question, answer, kind = pick(placed)
+        asked.append(Question(question, answer, kind=kind))
     return tuple(asked)
 
 
 def _all_on_side(objects: Sequence[DetectedObject], anchor: DetectedObject, how: str, *, image_px: int) -> list[DetectedObject]:
     """Returns the objects on one side of `anchor` however slightly, when the clear relation holds for each of them; else an empty list."""
-    axis, sign = (0, 1) if how in ("left of", "right of") else (1, 1)
+    axis = 0 if how in ("left of", "right of") else 1
     sign = -1 if how in ("left of", "above") else 1
     middle = centre(anchor.box)[axis]
     there = [item for item in objects if item is not anchor and (centre(item.box)[axis] - middle) * sign > 0]
@@ -154,6 +153,7 @@ def answers(words: Sequence[str], *, max_objects: int) -> dict[str, list[str]]:
         "yes/no": ["yes", "no"],
         "how many": [str(n) for n in range(max_objects + 1)],
         "what": list(words),
-        "position": list(POSITIONS),
+        "left/right": ["left", "right"],
+        "top/bottom": ["top", "bottom"],
     }
     return by_kind | {"other": [answer for kind in by_kind.values() for answer in kind]}

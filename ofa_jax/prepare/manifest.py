@@ -54,7 +54,15 @@ def shard_table(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(
-    folder: Path, *, dataset: str, record: str, source: str, licence: str, notes: Iterable[str], options: dict[str, Any], facts: dict[str, Any]
+    folder: Path,
+    *,
+    dataset: str,
+    record: str,
+    source: str,
+    licence: str,
+    notes: Iterable[str],
+    options: dict[str, Any],
+    facts: dict[str, Any],
 ) -> None:
     """Writes `folder/manifest.json` for a directory that TFDS has finished; `facts` are merged in at top level (such as num_codes)."""
     write_json(
@@ -103,7 +111,8 @@ def is_done(folder: Path, *, options: dict[str, Any], rebuild: bool) -> bool:
     old = manifest.get("options", {})
     changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in options.items() if old.get(key) != value)
     raise DataError(
-        f"{folder} was prepared with other options ({changed or 'another schema version'}); add --rebuild to replace it, or give another --data_dir"
+        f"{folder} was prepared with other options ({changed or 'another schema version'}); "
+        "add --rebuild to replace it, or give another --data_dir"
     )
 
 

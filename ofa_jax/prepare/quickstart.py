@@ -40,13 +40,15 @@ _INSTRUCTION_REPEATS = 300
 class QuickstartOptions:
     """Options of every part; `num_text` counts the text ids of the config (MASK included, which is no piece of the model file)."""
 
-    easy_vqa: easy_vqa.EasyVqaOptions = easy_vqa.EasyVqaOptions()
-    scenes: scenes.ScenesOptions = scenes.ScenesOptions()
-    prose: prose.ProseOptions = prose.ProseOptions()
+    easy_vqa: easy_vqa.EasyVqaOptions = dataclasses.field(default_factory=easy_vqa.EasyVqaOptions)
+    scenes: scenes.ScenesOptions = dataclasses.field(default_factory=scenes.ScenesOptions)
+    prose: prose.ProseOptions = dataclasses.field(default_factory=prose.ProseOptions)
     num_text: int = 2_000
 
 
-def prepare(data_dir: Path, *, options: QuickstartOptions, rebuild: bool = False, progress: Callable[[str], None] = print) -> dict[str, float]:
+def prepare(
+    data_dir: Path, *, options: QuickstartOptions, rebuild: bool = False, progress: Callable[[str], None] = print
+) -> dict[str, float]:
     """Makes `data_dir/{easy_vqa,scenes,prose,codebook.npz,tokenizer.model}` and returns the seconds each part took; 0.0 was there already.
 
     Raises `DataError` when a part was made with other options and `rebuild` is off.
@@ -55,11 +57,11 @@ def prepare(data_dir: Path, *, options: QuickstartOptions, rebuild: bool = False
     took = {}
     parts: dict[str, tuple[dict[str, Any], Callable[[], None]]] = {
         "easy_vqa": (
-            dataclasses.asdict(options.easy_vqa),
+            base.options_of(easy_vqa.EasyVqa, options.easy_vqa),
             lambda: _build(easy_vqa.EasyVqa, data_dir, options.easy_vqa, 4_000, progress),
         ),
-        "scenes": (dataclasses.asdict(options.scenes), lambda: _build_scenes(data_dir, options.scenes, progress)),
-        "prose": (dataclasses.asdict(options.prose), lambda: _build(prose.Prose, data_dir, options.prose, 20_000, progress)),
+        "scenes": (base.options_of(scenes.Scenes, options.scenes), lambda: _build_scenes(data_dir, options.scenes, progress)),
+        "prose": (base.options_of(prose.Prose, options.prose), lambda: _build(prose.Prose, data_dir, options.prose, 20_000, progress)),
     }
     for name, (part, make) in parts.items():
         done = manifest.is_done(data_dir / name, options=part, rebuild=rebuild)
@@ -84,7 +86,9 @@ def _timed(name: str, done: bool, make: Callable[[], None], progress: Callable[[
     return seconds
 
 
-def _build(builder: type[base.RecordBuilder], data_dir: Path, options: base.Options, max_records: int, progress: Callable[[str], None]) -> None:
+def _build(
+    builder: type[base.RecordBuilder], data_dir: Path, options: base.Options, max_records: int, progress: Callable[[str], None]
+) -> None:
     base.build(builder, data_dir=data_dir, options=options, max_records=max_records, progress=progress)
 
 

@@ -141,7 +141,7 @@ class _Run:
         self.hooks, self.identity, self.stop = hooks, identity, stop
         self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
         self.interval = Interval(task_names)
-        self.unread: tuple[int, int, StepMetrics] | None = None  # (step, data_step, numbers still on the device)
+        self.unread: tuple[int, Batch, StepMetrics] | None = None  # (step, its batch, numbers still on the device)
         self.saved_at = time.monotonic()
 
     def loop(self, state: TrainState, step: int, pipeline: BatchSource) -> TrainResult:
@@ -169,7 +169,7 @@ class _Run:
                     state, metrics = self.train_step(state, blocks)
                 step += 1
                 self._read()
-                self.unread = (step, batch.data_step, metrics)
+                self.unread = (step, batch, metrics)
                 if step == start + 1:
                     jax.block_until_ready(metrics)
                     _say(f"first step after {self.interval.start_clock():.1f} s")
@@ -184,7 +184,6 @@ class _Run:
         for hook in self.hooks:
             hook.batch(batch)
         check_batch(batch, self.config, num_hosts=hosts.count())
-        self.interval.rejects.update(reject.dataset for reject in batch.rejects)
         self.interval.examples_per_step = hosts.count() * sum(len(block.task_ids) for block in batch.blocks.values())
         return put_batch(batch, self.mesh)
 
@@ -212,15 +211,16 @@ class _Run:
         """Reads the numbers of the newest finished step, if they are still on the device, and logs where an interval ends."""
         if self.unread is None:
             return
-        step, data_step, metrics = self.unread
+        step, batch, metrics = self.unread
         self.unread = None
         self.interval.add(jax.device_get(metrics))
+        self.interval.rejects.update(reject.dataset for reject in batch.rejects)
         if step % self.config.log_every == 0 or step == self.config.steps:
             programs = num_compilations(self.train_step)
             if programs != 1:
                 found = f"the training step was compiled {programs} times by step {step}"
                 raise RuntimeError(f"{found}, expected once: shapes or placements changed")
-            self._log({"step": step, "data_step": data_step, **self.interval.record(steps_left=self.config.steps - step)})
+            self._log({"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)})
 
     def _log(self, record: dict[str, Number]) -> None:
         if hosts.is_first():

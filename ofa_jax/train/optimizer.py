@@ -78,7 +78,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         del params
         if max_norm <= 0:
             return grads, state
-        scale = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + CLIP_EPS))
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + CLIP_EPS))
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -158,7 +158,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainSt
             group_loss=total_loss(groups)[1],
             task_nll=sums.task_nll,
             task_tokens=sums.task_tokens,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
             learning_rate=schedule(state.step),
             useful_tokens=_useful_tokens(blocks),
         )

@@ -104,7 +104,11 @@ def test_batches_of_any_size_decode_alike(config, model, tokenizer, evaluation, 
 def test_predicted_codes_are_codes(config, evaluation):
     lines = [line for line in evaluation.predictions if line["task"] == "image_infilling"]
     assert all(len(line["prediction"]) == 16 for line in lines)
-    assert all(0 <= code < config.vocab.num_codes for line in lines for code in line["prediction"])
+    for line in lines:
+        assert len(line["generated"]) == 16
+        assert all(0 <= code < config.vocab.num_codes for code in line["prediction"])
+        assert all(-1 <= code < config.vocab.num_codes for code in line["generated"])  # -1: BOS or UNK, which OFA's range admits
+    assert "true code" not in evaluation.results["image_infilling/scenes"]["generated_code_accuracy"]["baseline_name"]
 
 
 def test_baselines_learn_from_training_records(config, build_row, open_source):

@@ -66,15 +66,16 @@ def test_nearest_visible_reads_the_rim():
 
 def test_infilled_codes_take_the_best_guess():
     constant = np.full((10, 4), 3)
-    assert baselines.infilled_codes(constant).name == "most frequent code"
+    assert baselines.infilled_codes(constant, teacher_forced=True).name == "most frequent code"
     by_position = np.tile([0, 1, 0, 2], (10, 1))
-    found = baselines.infilled_codes(by_position)
+    found = baselines.infilled_codes(by_position, teacher_forced=True)
     assert found.name == "most frequent code of each position"
     assert found.predict((None, None)).tolist() == [0, 1, 0, 2]
     cycle = np.array([[(start + i) % 5 for i in range(9)] for start in range(5) for _ in range(4)])
-    found = baselines.infilled_codes(cycle)
+    found = baselines.infilled_codes(cycle, teacher_forced=True)
     assert found.name == "most frequent follower of the true code before"
     assert found.predict((None, cycle[7])).tolist()[1:] == cycle[7].tolist()[1:]
+    assert baselines.infilled_codes(cycle, teacher_forced=False).name != found.name  # a generating model does not see true codes
 
 
 def test_infilled_codes_take_the_neighbour_where_pictures_are_flat():
@@ -82,7 +83,7 @@ def test_infilled_codes_take_the_neighbour_where_pictures_are_flat():
     colours = np.array([0, 1, 2, 3, 4, 5, 6, 7] * 2)
     pictures = [baselines.decode_codes(np.full((4, 4), c), centers) for c in colours]
     codes = np.repeat(colours[:, None], 4, 1)
-    found = baselines.infilled_codes(codes, pictures, codes, centers)
+    found = baselines.infilled_codes(codes, pictures, codes, centers, teacher_forced=False)
     assert found.name == "nearest visible code"
     assert found.predict((pictures[5], None)).tolist() == [5] * 4
 

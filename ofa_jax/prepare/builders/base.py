@@ -63,21 +63,20 @@ def example_of(record: Record) -> dict[str, Any]:
     """Returns what TFDS encodes for a record, by the feature names of `data.records`."""
     if isinstance(record, TextRecord):
         return {"record_id": record.record_id, "text": record.text}
-    box = lambda b: np.array(b, np.float32)  # noqa: E731
     return {
         "record_id": record.record_id,
         "image": record.image,
         "width": record.width,
         "height": record.height,
         "captions": [{"text": c.text, "objects": OBJECT_SEPARATOR.join(c.objects)} for c in record.captions],
-        "regions": [{"text": r.text, "box": box(r.box)} for r in record.regions],
+        "regions": [{"text": r.text, "box": np.array(r.box, np.float32)} for r in record.regions],
         "questions": [{"question": q.question, "answer": q.answer, "confidence": q.confidence, "kind": q.kind} for q in record.questions],
-        "objects": [{"label": o.label, "box": box(o.box)} for o in record.objects],
+        "objects": [{"label": o.label, "box": np.array(o.box, np.float32)} for o in record.objects],
         "codes": np.zeros(0, np.int32) if record.codes is None else record.codes.astype(np.int32),
     }
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder whose splits are iterators of our records; subclasses set DESCRIBED and `records`."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -117,6 +116,11 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield record.record_id, example_of(record)
 
 
+def options_of(builder_class: type[RecordBuilder], options: Options) -> dict[str, Any]:
+    """Returns what decides a dataset's bytes, for its manifest: the builder's version (raised when its output changes) and its options."""
+    return {"version": str(builder_class.VERSION), **dataclasses.asdict(options)}
+
+
 def build(
     builder_class: type[RecordBuilder], *, data_dir: Path, options: Options, max_records: int, progress: Progress, **inputs: Any
 ) -> Path:
@@ -141,7 +145,7 @@ def build(
         source=builder.DESCRIBED.source,
         licence=builder.DESCRIBED.licence,
         notes=builder.DESCRIBED.notes,
-        options=dataclasses.asdict(options),
+        options=options_of(builder_class, options),
         facts=builder.facts(),
     )
     shutil.rmtree(final, ignore_errors=True)
@@ -150,4 +154,15 @@ def build(
     return final
 
 
-__all__ = ["Described", "ImageRecord", "Options", "Progress", "RecordBuilder", "TextRecord", "build", "example_of", "features_of"]
+__all__ = [
+    "Described",
+    "ImageRecord",
+    "Options",
+    "Progress",
+    "RecordBuilder",
+    "TextRecord",
+    "build",
+    "example_of",
+    "features_of",
+    "options_of",
+]

@@ -68,7 +68,10 @@ def is_prose(sentence: str) -> bool:
     return len(tokens) >= 5 and len(plain) >= 0.9 * len(tokens) and common >= 0.2 * len(tokens)
 
 
-_COMMON = frozenset("the a an of to in is are be by for and or that this it as with if not on from which can when will may must has have at".split())
+_COMMON = frozenset(
+    ("the", "a", "an", "of", "to", "in", "is", "are", "be", "by", "for", "and", "or", "that", "this", "it", "as", "with", "if", "not", "on")
+    + ("from", "which", "can", "when", "will", "may", "must", "has", "have", "at")
+)
 
 
 def passages(sentences: Iterable[str], *, min_words: int, max_words: int) -> Iterator[str]:
@@ -86,7 +89,7 @@ def passages(sentences: Iterable[str], *, min_words: int, max_words: int) -> Ite
 
 
 def docstrings(root: Path) -> dict[str, str]:
-    """Returns the docstrings of every module below `root` by its path, sorted; installed packages, tests and test-like folders are left out."""
+    """Returns the docstrings of every module below `root` by its path, sorted, without installed packages and tests."""
     found = {}
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
@@ -100,7 +103,9 @@ def docstrings(root: Path) -> dict[str, str]:
     return found
 
 
-_LEFT_OUT = frozenset(("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "turtledemo", "ensurepip", "pydoc_data"))
+_LEFT_OUT = frozenset(
+    ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "turtledemo", "ensurepip", "pydoc_data")
+)
 
 
 def documents(*, with_docstrings: bool) -> dict[str, str]:
@@ -147,7 +152,7 @@ class Prose(base.RecordBuilder):
     name = "prose"
     DESCRIBED = base.Described(
         record="text",
-        source="the running CPython: pydoc_data.topics (its language reference, https://docs.python.org/3/reference) and docstrings of its library",
+        source="the running CPython: pydoc_data.topics (https://docs.python.org/3/reference) and the docstrings of its library",
         licence="PSF License Version 2, Copyright Python Software Foundation",
         notes=("lower-cased plain sentences; code, tables, grammar and markup are left out", "split by sections of four paragraphs"),
     )
@@ -165,4 +170,7 @@ class Prose(base.RecordBuilder):
             yield TextRecord(key, self.name, text)
 
     def facts(self) -> dict[str, Any]:
-        return {"python": platform.python_version(), "words": {split: sum(len(text.split()) for _, text in v) for split, v in self._passages.items()}}
+        return {
+            "python": platform.python_version(),
+            "words": {split: sum(len(text.split()) for _, text in v) for split, v in self._passages.items()},
+        }

@@ -189,7 +189,13 @@ class Scenes(base.RecordBuilder):
                 self._train_codes.append(codes)
             elif split == "validation":
                 self._validation_images.append(scene.image)
-            counts = {"captions": 1, "regions": len(record.regions), "questions": len(record.questions), "objects": len(record.objects), "codes": 1}
+            counts = {
+                "captions": 1,
+                "regions": len(record.regions),
+                "questions": len(record.questions),
+                "objects": len(record.objects),
+                "codes": 1,
+            }
             self._counts[split].update(counts)
             if index % 1000 == 999:
                 self.progress(f"scenes/{split}: {index + 1:,} of {getattr(options, split):,} pictures")

@@ -1,0 +1,148 @@
+"""The loop: its order, resume to the bit, signals, what may change on resume, and the files it leaves."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from train_case import BLOCKS, CONFIG, TASK_NAMES, Batches
+
+from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.errors import CheckpointError
+from ofa_jax.config.schema import CheckpointConfig
+from ofa_jax.train.hooks import Hook, ProgressLine, WriteMetrics, duration
+from ofa_jax.train.loop import run_folder, train
+from ofa_jax.train.resume import check_resume
+
+pytestmark = pytest.mark.usefixtures("compiled_programs")
+# Pictures, sampled patches, dropout and running statistics all take part in what a resumed run must repeat.
+ONE_BLOCK = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=BLOCKS[:1]), checkpoint=CheckpointConfig(100, 0.0, 2))
+
+
+class Events(Hook):
+    """Writes down what the loop does, and sends signals at a step."""
+
+    def __init__(self, *, kill_at=None):
+        self.events, self.records, self.kill_at = [], [], kill_at
+
+    def start(self, step):
+        self.events.append(("start", step))
+
+    def evaluate(self, step, state, *, last):
+        self.events.append(("evaluate", step))
+        if step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"eval/vqa": 0.5} if last else None
+
+    def batch(self, batch):
+        self.events.append(("batch", batch.data_step))
+
+    def log(self, record):
+        self.events.append(("log", record["step"]))
+        self.records.append(dict(record))
+
+    def close(self):
+        self.events.append(("close",))
+
+
+def run(config, hooks=(), **options):
+    return train(config, Batches(config), list(hooks), task_names=TASK_NAMES, devices=jax.devices()[:1], **options)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, compiled_programs):
+    """Four steps in one go, with all that was seen."""
+    config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path_factory.mktemp("straight") / "{name}"))
+    events = Events()
+    workdir = run_folder(config)
+    result = run(config, [events, WriteMetrics(workdir), ProgressLine(steps=4)])
+    return config, result, events
+
+
+def test_the_order_is_evaluate_save_batch_step_log(straight):
+    _, result, events = straight
+    assert (result.step, result.stopped) == (4, False)
+    assert (int(result.state.step), int(result.state.data_step)) == (4, 4)
+    # Numbers are read one step late: step 1 is logged once step 2 was started.
+    assert events.events == [
+        ("start", 0), ("evaluate", 0), ("batch", 0), ("evaluate", 1), ("batch", 1), ("log", 1), ("evaluate", 2), ("batch", 2), ("log", 2),
+        ("evaluate", 3), ("batch", 3), ("log", 3), ("log", 4), ("evaluate", 4), ("log", 4), ("close",),
+    ]  # fmt: skip
+
+
+def test_records_and_files(straight):
+    config, _, events = straight
+    first, workdir = events.records[0], run_folder(config)
+    assert (first["step"], first["data_step"]) == (1, 0)
+    assert {"loss/total", "loss/pairs", "loss/nll/captioning", "loss/nll/matching", "optimizer/grad_norm", "perf/examples_per_s"} <= set(first)
+    assert "loss/nll/text_infilling" not in first
+    assert events.records[1]["data/rejects/d"] == 1
+    assert "data/rejects/d" not in first
+    assert events.records[-1]["eval/vqa"] == 0.5
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 4
+
+
+def test_a_signal_saves_and_the_same_command_goes_on_to_the_bit(straight, tmp_path, capsys):
+    _, expected, _ = straight
+    config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path / "{name}"))
+    workdir, before = run_folder(config), signal.getsignal(signal.SIGTERM)
+    first = run(config, [Events(kill_at=1), WriteMetrics(workdir)])
+    assert (first.step, first.stopped) == (2, True)  # the step under way is finished
+    assert signal.getsignal(signal.SIGTERM) is before
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss/total": 1.0}\n{"step": 4, "lo')
+    resumed = Events()
+    second = run(config, [resumed, WriteMetrics(workdir)])
+    assert resumed.events[:3] == [("start", 2), ("evaluate", 2), ("batch", 2)]
+    assert (second.step, second.stopped) == (4, False)
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(expected.state)[0], jax.tree.leaves(second.state), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=jax.tree_util.keystr(path))
+    assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 4]
+    printed = capsys.readouterr().out
+    assert "stopped by a signal at step 2 and saved" in printed
+    assert "going on from step 2" in printed
+    third = Events()  # a finished run does nothing more
+    assert run(config, [third]).step == 4
+    assert ("batch", 4) not in third.events
+
+
+def test_another_run_in_the_same_folder_is_refused(straight):
+    config, _, _ = straight
+    with pytest.raises(CheckpointError, match=r"seed: found 2, expected 1 as in checkpoint .*/checkpoints/4"):
+        run(dataclasses.replace(config, seed=2))
+
+
+def test_what_may_change_on_resume():
+    def check(config, *, step=2, **identity):
+        check_resume(CONFIG, config, step=step, where="checkpoint c", stored_identity={"tokenizer": "a"}, identity=identity or {"tokenizer": "a"})
+
+    check(CONFIG)
+    check(dataclasses.replace(CONFIG, steps=400, log_every=7, workdir="elsewhere", checkpoint=CheckpointConfig(5, 5, 5)))
+    check(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat="full", layers="scan")))
+    with pytest.raises(CheckpointError, match="steps: found 4, expected at least 9"):
+        check(CONFIG, step=9)
+    with pytest.raises(CheckpointError, match=r"model\.width: found 64, expected 32 as in checkpoint c"):
+        check(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, width=64)))
+    with pytest.raises(CheckpointError, match=r"data\.blocks\.text"):
+        check(dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=BLOCKS[:2])))
+    with pytest.raises(CheckpointError, match="tokenizer: found b, expected a"):
+        check(CONFIG, tokenizer="b")
+
+
+def test_checkpoints_by_steps_are_kept_and_a_cut_off_one_is_told(straight, tmp_path, capsys):
+    config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path / "{name}"), checkpoint=CheckpointConfig(1, 0.0, 2))
+    (run_folder(config) / "checkpoints" / "9.orbax-checkpoint-tmp-1").mkdir(parents=True)
+    run(config)
+    assert CheckpointManager(run_folder(config), read_only=True).steps() == [3, 4]
+    assert "9.orbax-checkpoint-tmp-1 was cut off while it was written; ignored and deleted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.7, "1m00s"), (725, "12m05s"), (3725, "1h02m")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

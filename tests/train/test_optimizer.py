@@ -1,0 +1,103 @@
+"""The optimizer against NumPy written from fairseq's formulas, the schedule, clipping and the average of the weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ofa_jax.config.schema import OptimizerConfig
+from ofa_jax.train.optimizer import average, clip_by_global_norm, learning_rate, make_optimizer
+
+CONFIG = OptimizerConfig(learning_rate=1e-2, end_learning_rate=1e-3, warmup_fraction=0.25, weight_decay=0.1, clip_norm=1.0, eps=1e-3)
+STEPS = 12
+
+
+def reference_rate(n, *, lr, end, warmup, steps):
+    if warmup and n <= warmup:
+        return lr * n / warmup
+    if n >= steps:
+        return end
+    return (lr - end) * (1 - (n - warmup) / (steps - warmup)) + end
+
+
+def reference_steps(params, grads_of_step, config):
+    """fairseq's Adam: eps after the square root of the raw second moment, decay times the rate, one clipping for all tensors."""
+    params = {k: v.astype(np.float64) for k, v in params.items()}
+    m = {k: np.zeros_like(v) for k, v in params.items()}
+    v2 = {k: np.zeros_like(v) for k, v in params.items()}
+    for n, grads in enumerate(grads_of_step):
+        lr = reference_rate(n, lr=config.learning_rate, end=config.end_learning_rate, warmup=3, steps=STEPS)
+        norm = np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in grads.values()))
+        scale = min(1.0, config.clip_norm / (norm + 1e-6))
+        t = n + 1
+        for k in params:
+            g = grads[k].astype(np.float64) * scale
+            m[k] = config.beta1 * m[k] + (1 - config.beta1) * g
+            v2[k] = config.beta2 * v2[k] + (1 - config.beta2) * g * g
+            size = lr * np.sqrt(1 - config.beta2**t) / (1 - config.beta1**t)
+            params[k] = params[k] - lr * config.weight_decay * params[k] - size * m[k] / (np.sqrt(v2[k]) + config.eps)
+    return params
+
+
+def run(tx, params, grads_of_step):
+    state = tx.init(params)
+    for grads in grads_of_step:
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def example():
+    draw = np.random.default_rng(0)
+    params = {"kernel": draw.normal(size=(4, 3)).astype(np.float32), "bias": draw.normal(size=3).astype(np.float32)}
+    # Steps 0 and 1 are clipped, later ones are tiny, so that the place of eps matters.
+    scales = [5.0, 2.0] + [1e-3] * 8
+    return params, [{k: (s * draw.normal(size=v.shape)).astype(np.float32) for k, v in params.items()} for s in scales]
+
+
+def test_ten_steps_are_fairseqs():
+    params, grads = example()
+    found = run(make_optimizer(CONFIG, steps=STEPS), params, grads)
+    for name, expected in reference_steps(params, grads, CONFIG).items():
+        np.testing.assert_allclose(found[name], expected, rtol=2e-6, atol=1e-7)
+
+
+def test_optax_own_adam_is_another_optimizer():
+    """Why the transformation is written by hand: optax puts eps after the bias correction."""
+    params, grads = example()
+    tx = optax.chain(
+        clip_by_global_norm(CONFIG.clip_norm), optax.scale_by_adam(b1=CONFIG.beta1, b2=CONFIG.beta2, eps=CONFIG.eps),
+        optax.add_decayed_weights(CONFIG.weight_decay), optax.scale_by_learning_rate(learning_rate(CONFIG, steps=STEPS)),
+    )  # fmt: skip
+    difference = np.max(np.abs(np.asarray(run(tx, params, grads)["kernel"]) - reference_steps(params, grads, CONFIG)["kernel"]))
+    assert difference > 1e-3
+
+
+@pytest.mark.parametrize(("warmup_fraction", "warmup"), [(0.01, 1), (0.1, 10), (0.999, 99), (0.0, 0)])
+def test_the_schedule_is_the_formula(warmup_fraction, warmup):
+    config = OptimizerConfig(learning_rate=2e-4, end_learning_rate=1e-5, warmup_fraction=warmup_fraction)
+    schedule = learning_rate(config, steps=100)
+    for n in [0, 1, 2, 9, 10, 11, 50, 98, 99, 100, 101, 1000]:
+        np.testing.assert_allclose(schedule(jnp.int32(n)), reference_rate(n, lr=2e-4, end=1e-5, warmup=warmup, steps=100), rtol=1e-5, atol=1e-11)
+
+
+def test_clipping_is_by_the_norm_of_all_and_zero_means_none():
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+
+    def clip(norm):
+        tx = clip_by_global_norm(norm)
+        return jax.tree.map(float, jax.tree.map(lambda x: x[0], tx.update(grads, tx.init(grads))[0]))
+
+    assert clip(1.0)["a"] == pytest.approx(3.0 / (5.0 + 1e-6), rel=1e-6)
+    assert clip(10.0) == {"a": 3.0, "b": 4.0}
+    assert clip(0.0) == {"a": 3.0, "b": 4.0}
+
+
+def test_the_average_forgets_the_start():
+    ema = {"w": jnp.array([100.0])}
+    for n in range(50):
+        ema = average(ema, {"w": jnp.array([1.0])}, decay=0.9, count=jnp.int32(n))
+    assert float(ema["w"][0]) == pytest.approx(1.0, abs=1e-2)
+    once = average({"w": jnp.array([2.0])}, {"w": jnp.array([4.0])}, decay=0.9, count=jnp.int32(10**6))
+    assert float(once["w"][0]) == pytest.approx(0.9 * 2 + 0.1 * 4)
