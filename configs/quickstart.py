@@ -57,14 +57,14 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
 
 
 def blocks() -> tuple[BlockConfig, ...]:
-    """Returns the row blocks, 56 pairs : 14 texts : 7 infillings : 7 detections. Lengths are tokens; nothing of the data is longer."""
+    """Returns the row blocks, 40 pairs : 10 texts : 5 infillings : 5 detections. Lengths are tokens; nothing of the data is longer."""
     pairs = (SourceConfig("easy_vqa", "question", 5.0), SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 5.0))
     return (
-        BlockConfig("pairs", "pairs", rows=12, source_len=24, target_len=8, sources=pairs, image_px=64, pairs_per_image=4),
+        BlockConfig("pairs", "pairs", rows=8, source_len=24, target_len=8, sources=pairs, image_px=64, pairs_per_image=4),
         BlockConfig("captions", "pairs", rows=8, source_len=24, target_len=12, sources=_scenes("caption"), image_px=64),
-        BlockConfig("detection", "images", rows=7, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
-        BlockConfig("infilling", "images", rows=7, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
-        BlockConfig("prose", "text", rows=14, source_len=72, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
+        BlockConfig("detection", "images", rows=5, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
+        BlockConfig("infilling", "images", rows=5, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
+        BlockConfig("prose", "text", rows=10, source_len=72, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
     )
 
 

@@ -47,6 +47,7 @@ def _train(argv: list[str]) -> int:
     hosts.start()
     check(config, num_devices=jax.device_count())
 
+    from ofa_jax.config.debug import uses_fixtures
     from ofa_jax.data.pipeline import Pipeline
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.records import open_records
@@ -58,6 +59,10 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
+    if uses_fixtures(config):
+        from ofa_jax.prepare import fixtures
+
+        print(f"fixtures: {fixtures.write(config.data.dir)}")
     tokenizer = load_tokenizer(config.vocab)
     datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
     negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}

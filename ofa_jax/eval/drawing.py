@@ -167,8 +167,9 @@ def draw_loss_curves(metrics: Sequence[dict[str, Any]], path: str | Path) -> boo
         axes = figure.add_subplot(rows, columns, k + 1)
         points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
         steps, values = np.array(points, np.float64).T if points else (np.zeros(0), np.zeros(0))
-        axes.plot(steps, values, color="#b0bec5", linewidth=0.8)
-        if len(values) >= 10:
+        few = len(values) < 10  # too few to smooth: every one is marked, or a single one would be invisible
+        axes.plot(steps, values, color="#0d47a1" if few else "#b0bec5", linewidth=0.8, marker="o" if few else None, markersize=3)
+        if not few:
             width = max(3, len(values) // 20)
             smooth = np.convolve(values, np.ones(width) / width, mode="valid")
             axes.plot(steps[width - 1 :], smooth, color="#0d47a1", linewidth=1.5)
@@ -180,6 +181,6 @@ def draw_loss_curves(metrics: Sequence[dict[str, Any]], path: str | Path) -> boo
         if k // columns == rows - 1:
             axes.set_xlabel("step", fontsize=9)
         if k % columns == 0:
-            axes.set_ylabel("nats per token", fontsize=9)
+            axes.set_ylabel("loss (nats per token)", fontsize=9)
     figure.savefig(path, dpi=110)
     return True

@@ -41,7 +41,7 @@ _CODES_NOTE = (
     "true codes before it, which is easier, and its baseline sees the true code before as well."
 )
 _METHOD = (
-    "Text, boxes and objects are decoded greedily; infilling tasks are teacher-forced and count hidden positions only. Intervals are 95 % "
+    "Text, boxes and objects are decoded greedily. Text infilling is teacher-forced and counts hidden tokens only. Intervals are 95 % "
     "percentile bootstraps over records. Baselines are learned from training data, but for matching, where it is the better constant "
     "answer on the set itself. CIDEr-D (1.0 is usually printed as 100) and BLEU split words simply and do not use the Java tokeniser of "
     "published numbers. A greedy decoder gives objects no confidence: AP orders them by place in the output, so F1 is the fairer number."
@@ -49,7 +49,7 @@ _METHOD = (
 _STYLE = """
 :root { --ink: #1c2833; --soft: #5d6d7e; --line: #dfe4ea; --truth: TRUTH; --prediction: PREDICTION }
 * { box-sizing: border-box }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1180px;
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1240px;
   padding: 24px }
 h1 { font-size: 26px; margin: 0 0 4px }
 h2 { font-size: 19px; margin: 36px 0 8px; padding-top: 12px; border-top: 1px solid var(--line) }
@@ -57,9 +57,11 @@ p { margin: 6px 0; max-width: 90ch }
 small { color: var(--soft) }
 .facts { color: var(--soft); margin: 0 0 12px }
 .facts b { color: var(--ink); font-weight: 600 }
-table { border-collapse: collapse; width: 100%; font-size: 14px }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px }
 th, td { padding: 4px 8px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { font-weight: 600; color: var(--soft) }
+td:first-child { white-space: nowrap }
+td:last-child { min-width: 225px }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .above { color: #1b7837; font-weight: 600 }
 .near { color: var(--soft) }
@@ -129,10 +131,10 @@ def _embedded_pixels(pixels: np.ndarray) -> str:
 
 
 def _facts(config: RunConfig, metrics: Sequence[dict[str, Any]], facts: dict[str, str]) -> str:
-    known = {"config": config_hash(config)}
+    known = {"config": config_hash(config)[:12]}
     if metrics:
         last = metrics[-1]
-        known["trained"] = f"{last['step']:,} of {config.steps:,} steps"
+        known["training log"] = f"up to step {last['step']:,} of {config.steps:,}"
         if last.get("time_s") is not None:
             known["training time"] = f"{last['time_s'] / 60:.1f} min"
     return "<p class=facts>" + " · ".join(f"{_text(k)} <b>{_text(v)}</b>" for k, v in {**known, **facts}.items()) + "</p>"
@@ -155,25 +157,27 @@ def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             low, high = r["interval_95"]
             kind = "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
             rows.append(
-                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}{_details(r)}"
+                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}"
                 f"<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}<td class=n>{r['baseline']:.3f}"
                 f"<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{_text(r['baseline_name'])}</tr>"
             )
+            if details := _details(r):
+                rows.append(f"<tr><td><td colspan={len(heads) - 1}><small>{details}</small></tr>")
     return "".join(rows) + "</table>"
 
 
 def _details(result: dict[str, Any]) -> str:
-    """What stands below a metric's name: its value by number of objects, and how many outputs were malformed."""
-    out = ""
+    """What stands below a metric: its value by number of objects, and how many outputs were malformed."""
+    parts = []
     if result.get("by_num_objects"):
-        parts = [
-            f"{size}: {group['value']:.2f} <small>({group['baseline']:.2f}, n {group['n']})</small>"
+        groups = [
+            f"{size}: <b>{group['value']:.2f}</b> ({group['baseline']:.2f}, n {group['n']})"
             for size, group in result["by_num_objects"].items()
         ]
-        out += "<br><small>by objects in the picture (baseline)</small> " + " · ".join(parts)
+        parts.append("by objects in the picture (baseline): " + " · ".join(groups))
     if result.get("malformed"):
-        out += f"<br><small>malformed outputs: {result['malformed']} of {result['n']}</small>"
-    return out
+        parts.append(f"malformed outputs: {result['malformed']} of {result['n']}")
+    return "; ".join(parts)
 
 
 def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, centers: np.ndarray | None) -> str:

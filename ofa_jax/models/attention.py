@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ofa_jax.models.layers import Keys, Linear, constant_param, dropout
+from ofa_jax.models.layers import Linear, dropout, parameter
 from ofa_jax.models.position_bias import PositionBias
 from ofa_jax.models.precision import Policy
 
@@ -62,7 +62,6 @@ class Attention(nnx.Module):
 
     def __init__(
         self,
-        keys: Keys,
         width: int,
         num_heads: int,
         *,
@@ -76,11 +75,11 @@ class Attention(nnx.Module):
         if kind not in ATTENTION:
             raise ValueError(f"model.attention: found {kind!r}, expected one of {sorted(ATTENTION)}")
         into, out = ("width", "heads"), ("heads", "width")
-        self.query = Linear(keys, width, width, into, std=std, policy=policy, stack=stack)
-        self.key = Linear(keys, width, width, into, std=std, policy=policy, stack=stack)
-        self.value = Linear(keys, width, width, into, std=std, policy=policy, stack=stack)
-        self.out = Linear(keys, width, width, out, std=std, policy=policy, stack=stack)
-        self.head_scale = constant_param(1.0, (num_heads,), ("heads",), policy=policy, stack=stack)
+        self.query = Linear(width, width, into, std=std, policy=policy, stack=stack)
+        self.key = Linear(width, width, into, std=std, policy=policy, stack=stack)
+        self.value = Linear(width, width, into, std=std, policy=policy, stack=stack)
+        self.out = Linear(width, width, out, std=std, policy=policy, stack=stack)
+        self.head_scale = parameter((num_heads,), ("heads",), value=1.0, policy=policy, stack=stack)
         self.num_heads, self.scale = num_heads, (width // num_heads * scale_factor) ** -0.5
         self.kind, self.rate, self.accum = kind, rate, policy.accum
 

@@ -19,7 +19,7 @@ from jax import lax
 from ofa_jax.config.schema import PAD_ID, ModelConfig
 from ofa_jax.models.attention import Attention
 from ofa_jax.models.encoder import Encoded
-from ofa_jax.models.layers import FeedForward, Keys, LayerNorm, drop_path, drop_path_rates, dropout, normal_param, run_layers, split_key
+from ofa_jax.models.layers import FeedForward, LayerNorm, drop_path, drop_path_rates, dropout, parameter, run_layers, split_key
 from ofa_jax.models.position_bias import (
     PositionBias,
     PositionProjection,
@@ -52,7 +52,7 @@ class Cache(NamedTuple):
 class DecoderLayer(nnx.Module):
     """Three branches, each `x + drop_path(dropout(branch(norm(x))))`, with a second norm after each attention."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy, stack: int):
+    def __init__(self, config: ModelConfig, *, policy: Policy, stack: int):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
 
         def norm() -> LayerNorm:
@@ -60,7 +60,7 @@ class DecoderLayer(nnx.Module):
 
         def attention() -> Attention:
             return Attention(
-                keys, width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
+                width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
                 kind=config.attention, policy=policy, stack=stack,
             )  # fmt: skip
 
@@ -68,11 +68,11 @@ class DecoderLayer(nnx.Module):
         self.cross_norm, self.cross_attention, self.cross_out_norm = norm(), attention(), norm()
         self.ffn_norm = norm()
         self.ffn = FeedForward(
-            keys, width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
+            width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
         )
         axes = ("buckets", "heads")
-        self.token_relative = normal_param(keys, (config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.image_relative = normal_param(keys, (config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.rate = config.dropout
 
     def __call__(
@@ -113,15 +113,15 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """The stack. Token embeddings are an argument: the matrix is shared with the encoder and the output."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy):
+    def __init__(self, config: ModelConfig, *, policy: Policy):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
         self.code_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.positions = PositionTable(keys, config, policy=policy)
+        self.positions = PositionTable(config, policy=policy)
         scale = config.attn_scale_factor
-        self.self_position_bias = PositionProjection(keys, width, config.num_heads, scale_factor=scale, std=std, policy=policy)
-        self.cross_position_bias = PositionProjection(keys, width, config.num_heads, scale_factor=scale, std=std, policy=policy)
-        self.layers = DecoderLayer(keys, config, policy=policy, stack=config.decoder_layers)
+        self.self_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
+        self.cross_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
+        self.layers = DecoderLayer(config, policy=policy, stack=config.decoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
         self.config = config
 

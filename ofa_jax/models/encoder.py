@@ -13,13 +13,12 @@ from ofa_jax.models.attention import Attention
 from ofa_jax.models.layers import (
     Embedding,
     FeedForward,
-    Keys,
     LayerNorm,
     Linear,
     drop_path,
     drop_path_rates,
     dropout,
-    normal_param,
+    parameter,
     run_layers,
     split_key,
 )
@@ -47,21 +46,21 @@ class Encoded(NamedTuple):
 class EncoderLayer(nnx.Module):
     """Self attention and feed-forward, each `x + drop_path(dropout(branch(norm(x))))`, with a second norm after the attention."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy, stack: int):
+    def __init__(self, config: ModelConfig, *, policy: Policy, stack: int):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
         self.self_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.self_attention = Attention(
-            keys, width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
+            width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
             kind=config.attention, policy=policy, stack=stack,
         )  # fmt: skip
         self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn = FeedForward(
-            keys, width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
+            width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
         )
         axes = ("buckets", "heads")
-        self.token_relative = normal_param(keys, (config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.image_relative = normal_param(keys, (config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.rate = config.dropout
 
     def __call__(
@@ -80,17 +79,17 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """Joins both input streams and runs the layers. Token embeddings are an argument: the matrix is shared with the decoder."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy):
+    def __init__(self, config: ModelConfig, *, policy: Policy):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
-        self.types = Embedding(keys, 2, width, (None, "width"), std=std, policy=policy)  # 0 text, 1 picture
+        self.types = Embedding(2, width, (None, "width"), std=std, policy=policy)  # 0 text, 1 picture
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
         self.image_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.image_proj = Linear(keys, config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
-        self.positions = PositionTable(keys, config, policy=policy)
+        self.image_proj = Linear(config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
+        self.positions = PositionTable(config, policy=policy)
         self.position_bias = PositionProjection(
-            keys, width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy
+            width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy
         )
-        self.layers = EncoderLayer(keys, config, policy=policy, stack=config.encoder_layers)
+        self.layers = EncoderLayer(config, policy=policy, stack=config.encoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
         self.config, self.policy = config, policy
 

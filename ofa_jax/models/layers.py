@@ -24,44 +24,51 @@ from ofa_jax.models.precision import Policy
 Axes = tuple[str | None, ...]
 
 
-class Keys:
-    """Hands out one fresh key per call, in program order: `keys = Keys(key); a, b = keys(), keys()`."""
-
-    def __init__(self, key: jax.Array):
-        self._key, self._count = key, 0
-
-    def __call__(self) -> jax.Array:
-        self._count += 1
-        return jax.random.fold_in(self._key, self._count)
-
-
 def split_key(key: jax.Array | None, num: int) -> list[jax.Array | None]:
     """Returns `num` independent keys, or `num` times None when there is none."""
     return [None] * num if key is None else list(jax.random.split(key, num))
 
 
-def normal_param(keys: Keys, shape: tuple[int, ...], axes: Axes, *, std: float, policy: Policy, stack: int = 0) -> nnx.Param:
-    """Returns a parameter ~ N(0, std), with a leading `layers` axis when `stack` is given."""
-    shape, axes = _stacked(shape, axes, stack)
-    return nnx.Param(std * jax.random.normal(keys(), shape, policy.param), axes=axes)
+def parameter(
+    shape: tuple[int, ...], axes: Axes, *, policy: Policy, stack: int = 0, value: float = 0.0, std: float | None = None
+) -> nnx.Param:
+    """Returns a parameter filled with `value`, to be drawn from N(0, std) by `draw_params` if `std` is given.
+
+    Construction and drawing are apart, so that structure and shapes cost nothing and drawing is one short program.
+    """
+    if stack:
+        shape, axes = (stack, *shape), ("layers", *axes)
+    return nnx.Param(jnp.full(shape, value, policy.param), axes=axes, std=std)
 
 
-def constant_param(value: float, shape: tuple[int, ...], axes: Axes, *, policy: Policy, stack: int = 0) -> nnx.Param:
-    """Returns a parameter filled with `value`, with a leading `layers` axis when `stack` is given."""
-    shape, axes = _stacked(shape, axes, stack)
-    return nnx.Param(jnp.full(shape, value, policy.param), axes=axes)
+def draw_params(params: nnx.State, key: jax.Array) -> nnx.State:
+    """Returns `params` with every tensor that has a `std` drawn from N(0, std); each is a pure function of key, shapes and order.
+
+    Small tensors are cut from one long draw: compiling one generator per tensor took ten seconds for a small model.
+    """
+    paths = [(path, param) for path, param in nnx.to_flat_state(params) if param.std is not None]
+    small = [(path, param) for path, param in paths if param.size <= _LARGE]
+    flat = jax.random.normal(key, (sum(param.size for _, param in small),), small[0][1].dtype)
+    drawn, start = {}, 0
+    for path, param in small:
+        drawn[path] = flat[start : start + param.size].reshape(param.shape)
+        start += param.size
+    for index, (path, param) in enumerate(paths):
+        if path not in drawn:
+            drawn[path] = jax.random.normal(jax.random.fold_in(key, index), param.shape, param.dtype)
+    flat_state = [(path, param.replace(drawn[path] * param.std) if path in drawn else param) for path, param in nnx.to_flat_state(params)]
+    return nnx.from_flat_state(flat_state)
 
 
-def _stacked(shape: tuple[int, ...], axes: Axes, stack: int) -> tuple[tuple[int, ...], Axes]:
-    return ((stack, *shape), ("layers", *axes)) if stack else (shape, axes)
+_LARGE = 2**20  # elements above which a tensor gets its own draw, so that no long vector fills the memory of one device
 
 
 class Linear(nnx.Module):
     """`x @ kernel + bias`; kernel ~ N(0, std), bias 0 (the BERT-style initialisation that ends OFA's constructor)."""
 
-    def __init__(self, keys: Keys, num_in: int, num_out: int, axes: Axes, *, std: float, policy: Policy, stack: int = 0):
-        self.kernel = normal_param(keys, (num_in, num_out), axes, std=std, policy=policy, stack=stack)
-        self.bias = constant_param(0.0, (num_out,), axes[1:], policy=policy, stack=stack)
+    def __init__(self, num_in: int, num_out: int, axes: Axes, *, std: float, policy: Policy, stack: int = 0):
+        self.kernel = parameter((num_in, num_out), axes, std=std, policy=policy, stack=stack)
+        self.bias = parameter((num_out,), axes[1:], policy=policy, stack=stack)
         self.compute, self.accum = policy.compute, policy.accum
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -98,8 +105,8 @@ class LayerNorm(nnx.Module):
     """Affine LayerNorm over the last axis with statistics in `policy.accum`; scale 1, bias 0 at the start."""
 
     def __init__(self, width: int, *, eps: float, policy: Policy, stack: int = 0):
-        self.scale = constant_param(1.0, (width,), ("norm",), policy=policy, stack=stack)
-        self.bias = constant_param(0.0, (width,), ("norm",), policy=policy, stack=stack)
+        self.scale = parameter((width,), ("norm",), value=1.0, policy=policy, stack=stack)
+        self.bias = parameter((width,), ("norm",), policy=policy, stack=stack)
         self.eps, self.compute, self.accum = eps, policy.compute, policy.accum
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -140,8 +147,8 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 class Embedding(nnx.Module):
     """A table of rows ~ N(0, std), looked up by id."""
 
-    def __init__(self, keys: Keys, num: int, width: int, axes: Axes, *, std: float, policy: Policy):
-        self.table = normal_param(keys, (num, width), axes, std=std, policy=policy)
+    def __init__(self, num: int, width: int, axes: Axes, *, std: float, policy: Policy):
+        self.table = parameter((num, width), axes, std=std, policy=policy)
         self.compute = policy.compute
 
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -182,11 +189,11 @@ class FeedForward(nnx.Module):
     """OFA's feed-forward branch: linear, exact GELU, LayerNorm of the inner width ("scale_fc" of the official code), linear."""
 
     def __init__(
-        self, keys: Keys, width: int, inner: int, *, eps: float, rate: float, std: float, policy: Policy, stack: int = 0
+        self, width: int, inner: int, *, eps: float, rate: float, std: float, policy: Policy, stack: int = 0
     ):
-        self.expand = Linear(keys, width, inner, ("width", "ffn"), std=std, policy=policy, stack=stack)
+        self.expand = Linear(width, inner, ("width", "ffn"), std=std, policy=policy, stack=stack)
         self.norm = LayerNorm(inner, eps=eps, policy=policy, stack=stack)
-        self.contract = Linear(keys, inner, width, ("ffn", "width"), std=std, policy=policy, stack=stack)
+        self.contract = Linear(inner, width, ("ffn", "width"), std=std, policy=policy, stack=stack)
         self.rate, self.accum = rate, policy.accum
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:

@@ -19,7 +19,7 @@ from ofa_jax.config.schema import PAD_ID, ModelConfig, VocabConfig
 from ofa_jax.models import resnet
 from ofa_jax.models.decoder import CodeRows, Decoder
 from ofa_jax.models.encoder import Encoded, Encoder
-from ofa_jax.models.layers import Embedding, Keys
+from ofa_jax.models.layers import Embedding, draw_params
 from ofa_jax.models.precision import Policy, policy
 from ofa_jax.models.resnet import ResNet, Stats, normalise_images
 
@@ -30,11 +30,11 @@ NEVER = -1e30
 class OFA(nnx.Module):
     """Encoder, decoder, picture network and the one vocabulary matrix that serves both inputs and the output."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
-        self.embedding = Embedding(keys, vocab.padded_size, config.width, ("vocab", "width"), std=config.init_std, policy=policy)
-        self.resnet = ResNet(keys, config, policy=policy)
-        self.encoder = Encoder(keys, config, policy=policy)
-        self.decoder = Decoder(keys, config, policy=policy)
+    def __init__(self, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
+        self.embedding = Embedding(vocab.padded_size, config.width, ("vocab", "width"), std=config.init_std, policy=policy)
+        self.resnet = ResNet(config, policy=policy)
+        self.encoder = Encoder(config, policy=policy)
+        self.decoder = Decoder(config, policy=policy)
         self.config, self.vocab, self.policy = config, vocab, policy
 
     def embed_images(
@@ -122,7 +122,8 @@ def create(model: ModelConfig, vocab: VocabConfig, key: jax.Array, *, precision:
         raise ValueError(f"model.num_heads: found {model.num_heads} heads for width {model.width}, expected a divisor")
     if model.code_filler_id >= model.num_image_positions:
         raise ValueError(f"model.code_filler_id: found {model.code_filler_id}, expected less than {model.num_image_positions} position ids")
-    return nnx.split(OFA(Keys(key), model, vocab, policy=policy(precision)))
+    graphdef, params = nnx.split(OFA(model, vocab, policy=policy(precision)))
+    return graphdef, draw_params(params, key)
 
 
 def init_stats(model: ModelConfig, *, precision: str = "f32") -> Stats:

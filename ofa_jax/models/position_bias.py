@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from ofa_jax.config.schema import ModelConfig
-from ofa_jax.models.layers import Embedding, Keys, LayerNorm, Linear
+from ofa_jax.models.layers import Embedding, LayerNorm, Linear
 from ofa_jax.models.precision import Policy
 
 
@@ -54,9 +54,9 @@ def absolute_bias(query: jax.Array, key: jax.Array, accum: np.dtype) -> Position
 class PositionProjection(nnx.Module):
     """One pair of projections with biases, shared by all layers of a stack, from normalised positions to scaled position heads."""
 
-    def __init__(self, keys: Keys, width: int, num_heads: int, *, scale_factor: float, std: float, policy: Policy):
-        self.query = Linear(keys, width, width, ("width", "heads"), std=std, policy=policy)
-        self.key = Linear(keys, width, width, ("width", "heads"), std=std, policy=policy)
+    def __init__(self, width: int, num_heads: int, *, scale_factor: float, std: float, policy: Policy):
+        self.query = Linear(width, width, ("width", "heads"), std=std, policy=policy)
+        self.key = Linear(width, width, ("width", "heads"), std=std, policy=policy)
         self.num_heads, self.scale, self.accum = num_heads, (width // num_heads * scale_factor) ** -0.5, policy.accum
 
     def queries(self, positions: jax.Array) -> jax.Array:
@@ -78,11 +78,11 @@ class PositionProjection(nnx.Module):
 class PositionTable(nnx.Module):
     """Learned positions of a stack: one table for text places, one for picture cells, each with its own LayerNorm."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy):
+    def __init__(self, config: ModelConfig, *, policy: Policy):
         std, eps = config.init_std, config.layer_norm_eps
         axes = ("positions", "width")
-        self.text = Embedding(keys, config.num_text_positions, config.width, axes, std=std, policy=policy)
-        self.image = Embedding(keys, config.num_image_positions, config.width, axes, std=std, policy=policy)
+        self.text = Embedding(config.num_text_positions, config.width, axes, std=std, policy=policy)
+        self.image = Embedding(config.num_image_positions, config.width, axes, std=std, policy=policy)
         self.text_norm = LayerNorm(config.width, eps=eps, policy=policy)
         self.image_norm = LayerNorm(config.width, eps=eps, policy=policy)
         self.config = config

@@ -21,7 +21,7 @@ from flax import nnx
 from jax import lax
 
 from ofa_jax.config.schema import ModelConfig, ResNetConfig
-from ofa_jax.models.layers import Keys, constant_param, drop_path, drop_path_rates, run_layers
+from ofa_jax.models.layers import drop_path, drop_path_rates, parameter, run_layers
 from ofa_jax.models.precision import Policy
 
 Stats = dict[str, Any]  # nested; leaves {"mean": [C], "var": [C]}, with a leading axis for a stage's stacked blocks
@@ -61,8 +61,8 @@ class BatchNorm(nnx.Module):
     """Affine batch norm over images and pixels; see the module's docstring for its modes."""
 
     def __init__(self, channels: int, config: ModelConfig, *, policy: Policy, stack: int = 0):
-        self.scale = constant_param(1.0, (channels,), ("norm",), policy=policy, stack=stack)
-        self.bias = constant_param(0.0, (channels,), ("norm",), policy=policy, stack=stack)
+        self.scale = parameter((channels,), ("norm",), value=1.0, policy=policy, stack=stack)
+        self.bias = parameter((channels,), ("norm",), policy=policy, stack=stack)
         self.mode, self.group = config.image_norm, config.norm_group
         self.eps, self.momentum, self.accum = config.resnet.norm_eps, config.resnet.norm_momentum, policy.accum
 
@@ -92,29 +92,27 @@ class BatchNorm(nnx.Module):
         return y.reshape(x.shape).astype(x.dtype), new
 
 
-def _kernel(keys: Keys, size: int, channels_in: int, channels_out: int, *, policy: Policy, stack: int = 0) -> nnx.Param:
+def _kernel(size: int, channels_in: int, channels_out: int, *, policy: Policy, stack: int = 0) -> nnx.Param:
     """A convolution kernel [size, size, in, out], Kaiming-normal by fan-out (torchvision's rule)."""
     std = (2.0 / (size * size * channels_out)) ** 0.5
     shape, axes = (size, size, channels_in, channels_out), (None, None, "channels_in", "channels_out")
-    if stack:
-        shape, axes = (stack, *shape), ("layers", *axes)
-    return nnx.Param(std * jax.random.normal(keys(), shape, policy.param), axes=axes)
+    return parameter(shape, axes, std=std, policy=policy, stack=stack)
 
 
 class Bottleneck(nnx.Module):
     """1x1, 3x3 (carries the stride), 1x1 convolutions with batch norms, plus the shortcut, then ReLU."""
 
     def __init__(
-        self, keys: Keys, channels_in: int, width: int, config: ModelConfig, *, stride: int, project: bool, policy: Policy, stack: int = 0
+        self, channels_in: int, width: int, config: ModelConfig, *, stride: int, project: bool, policy: Policy, stack: int = 0
     ):
         out = width * config.resnet.expansion
-        self.kernel1 = _kernel(keys, 1, channels_in, width, policy=policy, stack=stack)
-        self.kernel2 = _kernel(keys, 3, width, width, policy=policy, stack=stack)
-        self.kernel3 = _kernel(keys, 1, width, out, policy=policy, stack=stack)
+        self.kernel1 = _kernel(1, channels_in, width, policy=policy, stack=stack)
+        self.kernel2 = _kernel(3, width, width, policy=policy, stack=stack)
+        self.kernel3 = _kernel(1, width, out, policy=policy, stack=stack)
         self.norm1 = BatchNorm(width, config, policy=policy, stack=stack)
         self.norm2 = BatchNorm(width, config, policy=policy, stack=stack)
         self.norm3 = BatchNorm(out, config, policy=policy, stack=stack)
-        self.shortcut = _kernel(keys, 1, channels_in, out, policy=policy) if project else None
+        self.shortcut = _kernel(1, channels_in, out, policy=policy) if project else None
         self.shortcut_norm = BatchNorm(out, config, policy=policy) if project else None
         self.stride, self.method = stride, config.convolution
 
@@ -138,18 +136,18 @@ class Bottleneck(nnx.Module):
 class ResNet(nnx.Module):
     """Normalised pictures [R, height, width, 3] -> features [R, h, w, C]."""
 
-    def __init__(self, keys: Keys, config: ModelConfig, *, policy: Policy):
+    def __init__(self, config: ModelConfig, *, policy: Policy):
         net = config.resnet
-        self.stem = _kernel(keys, net.stem_kernel, 3, net.base_width, policy=policy)
+        self.stem = _kernel(net.stem_kernel, 3, net.base_width, policy=policy)
         self.stem_norm = BatchNorm(net.base_width, config, policy=policy)
         channels = net.base_width
         for stage, (blocks, stride) in enumerate(zip(net.blocks, net.strides, strict=True), start=1):
             width = net.base_width * 2 ** (stage - 1)
-            first = Bottleneck(keys, channels, width, config, stride=stride, project=True, policy=policy)
+            first = Bottleneck(channels, width, config, stride=stride, project=True, policy=policy)
             setattr(self, f"stage{stage}_first", first)
             channels = width * net.expansion
             if blocks > 1:
-                rest = Bottleneck(keys, channels, width, config, stride=1, project=False, policy=policy, stack=blocks - 1)
+                rest = Bottleneck(channels, width, config, stride=1, project=False, policy=policy, stack=blocks - 1)
                 setattr(self, f"stage{stage}_rest", rest)
         self.config, self.policy = config, policy
 

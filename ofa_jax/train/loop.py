@@ -115,9 +115,7 @@ def _start_state(config: RunConfig, manager: CheckpointManager, identity: dict[s
         _say("starting at step 0")
         return init_state(config, mesh)
     where = f"checkpoint {manager.directory / str(latest)}"
-    check_resume(
-        manager.config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity
-    )
+    check_resume(manager.config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
     state = manager.restore(with_shardings(abstract, state_shardings(config, mesh)), step=latest)
     _say(f"going on from step {latest} of {manager.directory}")
     return state

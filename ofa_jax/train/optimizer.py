@@ -54,9 +54,7 @@ def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float) -> optax.Gr
     """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1."""
 
     def init(params: Any) -> AdamState:
-        return AdamState(
-            count=jnp.zeros((), jnp.int32), mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params)
-        )
+        return AdamState(count=jnp.zeros((), jnp.int32), mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params))
 
     def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
         del params

@@ -165,9 +165,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainSt
         return TrainState(params, opt_state, stats, ema, state.step + 1, state.data_step + 1), metrics
 
     shardings = state_shardings(config, mesh)
-    return jax.jit(
-        step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0
-    )
+    return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 
 def num_compilations(step: Any) -> int:

@@ -68,7 +68,6 @@ def save(workdir, step, state, **options):
     manager.close()
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason="saves on eight devices")
 def test_a_state_goes_from_eight_devices_to_two_and_back(tmp_path):
     state = make_state()
     wide = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh_of(4, 2), P("a", "b") if x.shape == (8, 4) else P())), state)

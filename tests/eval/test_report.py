@@ -69,7 +69,7 @@ def test_page_is_self_contained_and_says_what_it_shows(folder, config):
         "VQGAN",
         "majority",
         "step 390",
-        "390 of 300,000 steps",
+        "up to step 390 of 300,000",
         "1.9 min",
         "no box",
     ):

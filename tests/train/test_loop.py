@@ -77,7 +77,9 @@ def test_records_and_files(straight):
     config, _, events = straight
     first, workdir = events.records[0], run_folder(config)
     assert (first["step"], first["data_step"]) == (1, 0)
-    assert {"loss/total", "loss/pairs", "loss/nll/captioning", "loss/nll/matching", "optimizer/grad_norm", "perf/examples_per_s"} <= set(first)
+    assert {"loss/total", "loss/pairs", "loss/nll/captioning", "loss/nll/matching", "optimizer/grad_norm", "perf/examples_per_s"} <= set(
+        first
+    )
     assert "loss/nll/text_infilling" not in first
     assert events.records[1]["data/rejects/d"] == 1
     assert "data/rejects/d" not in first
@@ -120,7 +122,9 @@ def test_another_run_in_the_same_folder_is_refused(straight):
 
 def test_what_may_change_on_resume():
     def check(config, *, step=2, **identity):
-        check_resume(CONFIG, config, step=step, where="checkpoint c", stored_identity={"tokenizer": "a"}, identity=identity or {"tokenizer": "a"})
+        check_resume(
+            CONFIG, config, step=step, where="checkpoint c", stored_identity={"tokenizer": "a"}, identity=identity or {"tokenizer": "a"}
+        )
 
     check(CONFIG)
     check(dataclasses.replace(CONFIG, steps=400, log_every=7, workdir="elsewhere", checkpoint=CheckpointConfig(5, 5, 5)))

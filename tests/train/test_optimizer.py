@@ -79,7 +79,9 @@ def test_the_schedule_is_the_formula(warmup_fraction, warmup):
     config = OptimizerConfig(learning_rate=2e-4, end_learning_rate=1e-5, warmup_fraction=warmup_fraction)
     schedule = learning_rate(config, steps=100)
     for n in [0, 1, 2, 9, 10, 11, 50, 98, 99, 100, 101, 1000]:
-        np.testing.assert_allclose(schedule(jnp.int32(n)), reference_rate(n, lr=2e-4, end=1e-5, warmup=warmup, steps=100), rtol=1e-5, atol=1e-11)
+        np.testing.assert_allclose(
+            schedule(jnp.int32(n)), reference_rate(n, lr=2e-4, end=1e-5, warmup=warmup, steps=100), rtol=1e-5, atol=1e-11
+        )
 
 
 def test_clipping_is_by_the_norm_of_all_and_zero_means_none():

@@ -15,7 +15,6 @@ from ofa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from ofa_jax.train.state import DATA_KEY, abstract_state, init_state, run_key, state_shardings
 from ofa_jax.train.step import batch_loss, check_batch, check_streams, code_rows, put_batch, sample_patches
 
-
 FLOAT64 = dataclasses.replace(CONFIG, precision="f64", data=dataclasses.replace(CONFIG.data, blocks=(BLOCKS[0], BLOCKS[2])))
 
 
@@ -51,7 +50,6 @@ def one_and_eight():
         jax.config.update("jax_enable_x64", False)
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason="compares one device with eight")
 def test_layouts_and_device_counts_agree_in_float64(one_and_eight):
     one, eight = one_and_eight
     for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(eight), strict=True):
@@ -59,7 +57,6 @@ def test_layouts_and_device_counts_agree_in_float64(one_and_eight):
         assert np.max(np.abs(a - b)) <= 1e-9 * max(np.max(np.abs(a)), 1e-9), jax.tree_util.keystr(path)
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason="reuses the comparison of one device with eight")
 def test_gradients_reach_every_parameter_that_the_batch_uses(one_and_eight):
     (_, (stats, groups)), grads = one_and_eight[0]
     zero = {jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_flatten_with_path(grads)[0] if not np.any(np.asarray(g))}
@@ -85,7 +82,9 @@ def test_patches_are_a_uniform_draw_without_repeats():
     assert np.all(np.diff(ids, axis=1) > 0)
     counts = np.bincount(ids.ravel(), minlength=16)
     assert np.all(np.abs(counts - 125) < 5 * np.sqrt(125 * 11 / 16))
-    np.testing.assert_array_equal(np.asarray(sample_patches(jax.random.key(1), rows=3, num_patches=4, keep=4)), np.tile(np.arange(4), (3, 1)))
+    np.testing.assert_array_equal(
+        np.asarray(sample_patches(jax.random.key(1), rows=3, num_patches=4, keep=4)), np.tile(np.arange(4), (3, 1))
+    )
 
 
 def changed(batch, name, **arrays):
@@ -113,7 +112,9 @@ def test_a_bad_batch_is_one_sentence():
 
 def test_streams_share_one_picture_size_and_have_enough_patches():
     def with_block(**changes):
-        return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=(BLOCKS[0], dataclasses.replace(BLOCKS[0], **changes))))
+        return dataclasses.replace(
+            CONFIG, data=dataclasses.replace(CONFIG.data, blocks=(BLOCKS[0], dataclasses.replace(BLOCKS[0], **changes)))
+        )
 
     with pytest.raises(UserError, match="data.blocks.long.image_px: found 64, expected 32 as in block pairs"):
         check_streams(with_block(name="long", image_px=64))
