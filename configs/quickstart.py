@@ -8,6 +8,7 @@ exact boxes, captions, questions and objects) and English prose; `make quickstar
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from ofa_jax.config.debug import with_arg
 from ofa_jax.config.schema import (
@@ -25,7 +26,7 @@ from ofa_jax.config.sizes import SIZES
 
 DIR = "data/quickstart"
 SCENE_TASKS = ("captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling")
-SCENE_SPLITS = ("validation", "unseen_composition", "unseen_artwork")
+SCENE_SPLITS = ("validation", "seen_composition", "unseen_composition", "unseen_artwork")
 
 
 def get_config(arg: str = "") -> RunConfig:
@@ -37,7 +38,7 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
     """Returns the quickstart's run of `steps` updates."""
     return RunConfig(
         name=name,
-        model=dataclasses.replace(SIZES["nano"], convolution="matmul"),
+        model=dataclasses.replace(SIZES["nano"], convolution="matmul", init_std=0.06),
         vocab=VocabConfig(
             tokenizer="sentencepiece",
             path=f"{DIR}/tokenizer.model",
@@ -68,17 +69,15 @@ def blocks() -> tuple[BlockConfig, ...]:
     )
 
 
-def _scenes(row: str) -> tuple[SourceConfig, ...]:
+def _scenes(row: Literal["caption", "detection", "image_infilling"]) -> tuple[SourceConfig, ...]:
     return (SourceConfig("scenes", row),)
 
 
 def eval_sets() -> tuple[EvalSetConfig, ...]:
-    """Returns the table's rows: easy-VQA's official test split, every scene task on three held-out splits, held-out prose."""
-    scenes = tuple(
-        EvalSetConfig(f"{task}/scenes/{split}", task, "scenes", split, limit=256) for split in SCENE_SPLITS for task in SCENE_TASKS
-    )
+    """Returns the table's rows: easy-VQA's official test split, every scene task on its held-out splits, held-out prose."""
+    scenes = tuple(EvalSetConfig(f"{task}/{split}", task, "scenes", split, limit=600) for split in SCENE_SPLITS for task in SCENE_TASKS)
     return (
-        EvalSetConfig("vqa/easy_vqa/test", "vqa", "easy_vqa", "test"),
+        EvalSetConfig("easy_vqa/test", "vqa", "easy_vqa", "test"),
         *scenes,
-        EvalSetConfig("text_infilling/prose/validation", "text_infilling", "prose", "validation", limit=256),
+        EvalSetConfig("text_infilling/validation", "text_infilling", "prose", "validation", limit=600),
     )

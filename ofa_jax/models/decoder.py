@@ -67,9 +67,7 @@ class DecoderLayer(nnx.Module):
         self.self_norm, self.self_attention, self.self_out_norm = norm(), attention(), norm()
         self.cross_norm, self.cross_attention, self.cross_out_norm = norm(), attention(), norm()
         self.ffn_norm = norm()
-        self.ffn = FeedForward(
-            width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
-        )
+        self.ffn = FeedForward(width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
@@ -245,9 +243,7 @@ class Decoder(nnx.Module):
         return jnp.arange(num), jnp.asarray(drop_path_rates(self.config.decoder_drop_path_rate, num))
 
 
-def choose(
-    code_mask: jax.Array | None, code_rows: CodeRows, text: Callable[[], jax.Array], code: Callable[[], jax.Array]
-) -> jax.Array:
+def choose(code_mask: jax.Array | None, code_rows: CodeRows, text: Callable[[], jax.Array], code: Callable[[], jax.Array]) -> jax.Array:
     """Returns text(), code() or, for "mixed", a choice per row; the branches have first axis Q or 1 and equal shapes otherwise."""
     if code_rows == "none":
         return text()

@@ -55,9 +55,7 @@ class EncoderLayer(nnx.Module):
         )  # fmt: skip
         self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
-        self.ffn = FeedForward(
-            width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack
-        )
+        self.ffn = FeedForward(width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
@@ -86,9 +84,7 @@ class Encoder(nnx.Module):
         self.image_norm = LayerNorm(width, eps=eps, policy=policy)
         self.image_proj = Linear(config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
         self.positions = PositionTable(config, policy=policy)
-        self.position_bias = PositionProjection(
-            width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy
-        )
+        self.position_bias = PositionProjection(width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy)
         self.layers = EncoderLayer(config, policy=policy, stack=config.encoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
         self.config, self.policy = config, policy

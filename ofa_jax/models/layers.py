@@ -48,7 +48,7 @@ def draw_params(params: nnx.State, key: jax.Array) -> nnx.State:
     """
     paths = [(path, param) for path, param in nnx.to_flat_state(params) if param.std is not None]
     small = [(path, param) for path, param in paths if param.size <= _LARGE]
-    flat = jax.random.normal(key, (sum(param.size for _, param in small),), small[0][1].dtype)
+    flat = jax.random.normal(key, (sum(param.size for _, param in small),), paths[0][1].dtype)
     drawn, start = {}, 0
     for path, param in small:
         drawn[path] = flat[start : start + param.size].reshape(param.shape)
@@ -188,9 +188,7 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> j
 class FeedForward(nnx.Module):
     """OFA's feed-forward branch: linear, exact GELU, LayerNorm of the inner width ("scale_fc" of the official code), linear."""
 
-    def __init__(
-        self, width: int, inner: int, *, eps: float, rate: float, std: float, policy: Policy, stack: int = 0
-    ):
+    def __init__(self, width: int, inner: int, *, eps: float, rate: float, std: float, policy: Policy, stack: int = 0):
         self.expand = Linear(width, inner, ("width", "ffn"), std=std, policy=policy, stack=stack)
         self.norm = LayerNorm(inner, eps=eps, policy=policy, stack=stack)
         self.contract = Linear(inner, width, ("ffn", "width"), std=std, policy=policy, stack=stack)

@@ -26,7 +26,7 @@ from ofa_jax.vocab.tokenizer import Tokenizer
 _CACHED_TEXTS = 1 << 16  # distinct short texts whose ids are kept; the cache starts afresh when it is full
 _CACHED_CHARACTERS = 256  # longer texts are not kept
 
-Transform = Callable[[str, np.ndarray, Any, int, np.random.Generator], Picture]
+Transform = Callable[[Any, np.ndarray, Any, int, np.random.Generator], Picture]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from flax import nnx
 
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, ResNetConfig, VocabConfig
 from ofa_jax.config.sizes import SIZES
+from ofa_jax.decode import search
 from ofa_jax.decode.cache import decode_step, init_cache
-from ofa_jax.decode.search import greedy
 from ofa_jax.models import ofa
 
 CONFIG = dataclasses.replace(
@@ -36,7 +36,7 @@ def encoded(request, model):
     source_ids[2, 3:] = PAD_ID
     features = jnp.asarray(draw.normal(size=(2, 16, 32)), jnp.float32)
     patch_ids = np.stack([draw.permutation(16)[:5] for _ in range(4)]) if request.param == "sampled" else None
-    return model.encode(source_ids, features, patch_ids=patch_ids)
+    return jax.jit(lambda f: model.encode(source_ids, f, patch_ids=patch_ids))(features)
 
 
 @pytest.mark.parametrize("rows", MASKS)
@@ -44,7 +44,7 @@ def test_cached_logits_equal_uncached(model, encoded, rows):
     ids = np.random.default_rng(1).integers(4, 60, (4, 9)).astype(np.int32)
     ids[:, 0] = BOS_ID
     ids[1, 6:] = PAD_ID
-    expected = model.logits(model.decode(encoded, ids, MASKS[rows], code_rows=rows))
+    expected = jax.jit(lambda ids: model.logits(model.decode(encoded, ids, MASKS[rows], code_rows=rows)))(ids)
 
     def run(ids):
         def step(cache, xs):
@@ -58,10 +58,11 @@ def test_cached_logits_equal_uncached(model, encoded, rows):
 
 
 def uncached_greedy(model, encoded, code_mask, max_len, min_len=0, allowed=None):
-    ids = np.full((4, 1), BOS_ID, np.int32)
+    ids = np.full((4, max_len + 1), BOS_ID, np.int32)  # later places do not reach back: attention is causal
     ended = np.zeros(4, bool)
+    forward = jax.jit(lambda ids: model.logits(model.decode(encoded, ids, code_mask)))
     for place in range(max_len):
-        logits = np.array(model.logits(model.decode(encoded, ids, code_mask)))[:, -1]
+        logits = np.array(forward(ids))[:, place]
         logits[:, PAD_ID] = -np.inf
         if allowed:
             logits[:, 4 : allowed[0]] = -np.inf
@@ -69,14 +70,14 @@ def uncached_greedy(model, encoded, code_mask, max_len, min_len=0, allowed=None)
         if place < min_len:
             logits[:, EOS_ID] = -np.inf
         chosen = np.where(ended, PAD_ID, logits.argmax(-1)).astype(np.int32)
-        ids, ended = np.concatenate([ids, chosen[:, None]], 1), ended | (chosen == EOS_ID)
+        ids[:, place + 1], ended = chosen, ended | (chosen == EOS_ID)
     return ids[:, 1:]
 
 
 @pytest.mark.parametrize(("rows", "options"), [("none", {}), ("mixed", {"min_len": 3}), ("none", {"allowed": (10, 30)})])
 def test_greedy_equals_uncached_search(model, encoded, rows, options):
     mask = MASKS[rows]
-    found = np.asarray(jax.jit(lambda e: greedy(model, e, mask, max_len=7, **options))(encoded))
+    found = np.asarray(jax.jit(lambda e: search.greedy(model, e, mask, max_len=7, **options))(encoded))
     assert found.shape == (4, 7) and found.dtype == np.int32
     np.testing.assert_array_equal(found, uncached_greedy(model, encoded, mask, 7, **options))
 
@@ -88,7 +89,11 @@ def test_end_of_sequence_stops_a_row_and_the_loop():
     model.decoder.norm.bias[...] = jnp.eye(16)[0]
     table[EOS_ID, 0], table[7, 0] = 2.0, 1.0
     model.embedding.table[...] = jnp.asarray(table)
-    encoded = model.encode(np.array([[0, 5, 2]], np.int32))
+    encoded = jax.jit(lambda: model.encode(np.array([[0, 5, 2]], np.int32)))()
+
+    def greedy(*args, **options):
+        return jax.jit(lambda: search.greedy(*args, **options))()
+
     assert greedy(model, encoded, None, max_len=5).tolist() == [[EOS_ID, PAD_ID, PAD_ID, PAD_ID, PAD_ID]]
     assert greedy(model, encoded, None, max_len=5, min_len=2).tolist() == [[7, 7, EOS_ID, PAD_ID, PAD_ID]]
     assert greedy(model, encoded, None, max_len=2, min_len=4).tolist() == [[7, 7]]

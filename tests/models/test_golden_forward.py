@@ -46,10 +46,7 @@ def outputs(request):
         text = model.encode(golden.SOURCE_IDS)
         flat = features.reshape(3, 24, -1)
         both = model.encode(golden.SOURCE_IDS, flat, image_mask=golden.IMAGE_MASK, grid=(4, 6))
-        logits = {
-            name: model.logits(model.decode(both, golden.DECODER_IDS, jnp.asarray(mask)))
-            for name, mask in CODE_MASKS.items()
-        }
+        logits = {name: model.logits(model.decode(both, golden.DECODER_IDS, jnp.asarray(mask))) for name, mask in CODE_MASKS.items()}
         logits["none"] = model.logits(model.decode(both, golden.DECODER_IDS))
         logits["all"] = model.logits(model.decode(both, golden.DECODER_IDS, code_rows="all"))
         return {"features": features, "text": text, "both": both, "logits": logits, "kept": kept}

@@ -28,7 +28,7 @@ def test_layer_norm_equals_automatic_differentiation():
         return layers.layer_norm(x, scale, bias, 1e-5, F32.accum)
 
     np.testing.assert_allclose(ours(x, scale, bias), plain(x, scale, bias), atol=1e-5)
-    found, expected = (jax.grad(lambda *a, f=f: (f(*a) * probe).sum(), argnums=(0, 1, 2))(x, scale, bias) for f in (ours, plain))
+    found, expected = (jax.jit(jax.grad(lambda *a, f=f: (f(*a) * probe).sum(), argnums=(0, 1, 2)))(x, scale, bias) for f in (ours, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
@@ -37,7 +37,7 @@ def test_linear_equals_automatic_differentiation():
     x, kernel, bias, probe = (jax.random.normal(k, s) for k, s in zip(keys, [(3, 5, 8), (8, 6), (6,), (3, 5, 6)], strict=True))
     fns = (lambda x, k, b: layers.linear(x, k, b, F32.accum), lambda x, k, b: x @ k + b)
     np.testing.assert_allclose(fns[0](x, kernel, bias), fns[1](x, kernel, bias), atol=1e-6)
-    found, expected = (jax.grad(lambda *a, f=f: (f(*a) * probe).sum(), argnums=(0, 1, 2))(x, kernel, bias) for f in fns)
+    found, expected = (jax.jit(jax.grad(lambda *a, f=f: (f(*a) * probe).sum(), argnums=(0, 1, 2)))(x, kernel, bias) for f in fns)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
@@ -66,6 +66,19 @@ def test_dropout_and_drop_path_keep_the_mean():
     assert layers.dropout(x, 0.25, None) is x and layers.drop_path(x, 0.25, None) is x
 
 
+def test_draws_have_their_deviation_and_large_tensors_their_own_draw(monkeypatch):
+    module = layers.Linear(64, 32, (None, None), std=0.5, policy=F32, stack=4)
+    zeros = nnx.state(module)
+    small = layers.draw_params(zeros, jax.random.key(0))
+    monkeypatch.setattr(layers, "_LARGE", 10)
+    large = layers.draw_params(zeros, jax.random.key(0))
+    for params in (small, large):
+        kernel = np.asarray(params["kernel"][...])
+        assert abs(kernel.std() - 0.5) < 0.02 and abs(kernel.mean()) < 0.02 and not np.array_equal(kernel[0], kernel[1])
+        assert (params["bias"][...] == 0).all() and params["kernel"].axes == ("layers", None, None)
+    assert jax.tree.structure(small) == jax.tree.structure(zeros)
+
+
 def test_drop_path_rates_start_at_zero():
     np.testing.assert_allclose(layers.drop_path_rates(0.1, 6), [0, 0.02, 0.04, 0.06, 0.08, 0.1], atol=1e-7)
 
@@ -73,8 +86,9 @@ def test_drop_path_rates_start_at_zero():
 @pytest.mark.parametrize("mode", ["unroll", "scan"])
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_run_layers(mode, remat):
-    stack = layers.Linear(layers.Keys(jax.random.key(0)), 4, 4, ("width", "width"), std=0.5, policy=F32, stack=3)
-    graphdef, params = nnx.split(stack)
+    graphdef, params = nnx.split(layers.Linear(4, 4, ("width", "width"), std=0.5, policy=F32, stack=3))
+    params = layers.draw_params(params, jax.random.key(0))
+    stack = nnx.merge(graphdef, params)
     x = jax.random.normal(jax.random.key(1), (2, 4))
 
     def run(params):
@@ -88,10 +102,10 @@ def test_run_layers(mode, remat):
     for i in range(3):
         expected = jnp.tanh(expected @ stack.kernel[i] + stack.bias[i]) + i
         sums.append(expected.sum())
-    last, ys = run(params)
+    last, ys = jax.jit(run)(params)
     np.testing.assert_allclose(last, expected, atol=1e-5)
     np.testing.assert_allclose(ys, sums, atol=1e-5)
-    grads = jax.grad(lambda p: run(p)[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: run(p)[0].sum()))(params)
     assert grads["kernel"].shape == (3, 4, 4) and all(jnp.abs(g).sum() > 0 for g in grads["kernel"][...])
 
 
@@ -100,6 +114,6 @@ def test_wrong_names_fail_with_a_sentence():
         policy("f16")
     with pytest.raises(ValueError, match="jax_enable_x64"):
         policy("f64")
-    linear = layers.Linear(layers.Keys(jax.random.key(0)), 2, 2, (None, None), std=1.0, policy=F32, stack=1)
+    linear = layers.Linear(2, 2, (None, None), std=1.0, policy=F32, stack=1)
     with pytest.raises(ValueError, match="model.remat: found 'some'"):
         layers.run_layers(linear, lambda m, c, x: (c, None), 0, None, num=1, mode="unroll", remat="some")
