@@ -31,7 +31,7 @@ SCENE_SPLITS = ("validation", "seen_composition", "unseen_composition", "unseen_
 
 def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    return with_arg(quickstart(steps=2_000), arg)
+    return with_arg(quickstart(steps=2_100), arg)
 
 
 def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
@@ -59,7 +59,7 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
 
 def blocks() -> tuple[BlockConfig, ...]:
     """Returns the row blocks, 40 pairs : 10 texts : 5 infillings : 5 detections. Lengths are tokens; nothing of the data is longer."""
-    pairs = (SourceConfig("easy_vqa", "question", 5.0), SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 5.0))
+    pairs = (SourceConfig("easy_vqa", "question", 7.0), SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 3.0))
     return (
         BlockConfig("pairs", "pairs", rows=8, source_len=24, target_len=8, sources=pairs, image_px=64, pairs_per_image=4),
         BlockConfig("captions", "pairs", rows=8, source_len=24, target_len=12, sources=_scenes("caption"), image_px=64),

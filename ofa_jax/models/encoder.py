@@ -116,6 +116,7 @@ class Encoder(nnx.Module):
         positions = self.positions.text_positions(length)[None]
         ids = None
         if features is not None:
+            assert grid is not None  # `OFA.encode` fills it in
             image, ids, image_positions = self._image_stream(features, grid, patch_ids, num)
             patches = image.shape[1]
             x = jnp.concatenate([dropout(image, config.dropout, image_key), x], 1)
@@ -133,7 +134,8 @@ class Encoder(nnx.Module):
             if ids is not None:
                 image = ids_relative(layer.image_relative[...], ids, ids, side=config.image_bucket_size)
             elif features is not None:
-                image = grid_relative(layer.image_relative[...], *grid, side=config.image_bucket_size)[None]
+                assert grid is not None
+                image = grid_relative(layer.image_relative[...], grid[0], grid[1], side=config.image_bucket_size)[None]
             relative = join_blocks(image, token_relative(layer.token_relative[...], length, config)[None])
             if ids is not None:
                 relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer

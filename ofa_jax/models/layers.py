@@ -92,6 +92,7 @@ def _linear_forward(x, kernel, bias, accum):
 
 def _linear_backward(accum, saved, dy):
     x, kernel = saved
+    x = lax.optimization_barrier(x)
     dx = jnp.einsum("...f,df->...d", dy, kernel.astype(dy.dtype))
     dkernel = jnp.einsum("...d,...f->df", x, dy, preferred_element_type=accum)
     dbias = jnp.sum(dy.astype(accum), tuple(range(dy.ndim - 1)))

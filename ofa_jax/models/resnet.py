@@ -152,7 +152,7 @@ class Bottleneck(nnx.Module):
         self.norm2 = BatchNorm(width, config, policy=policy, stack=stack)
         self.norm3 = BatchNorm(out, config, policy=policy, stack=stack)
         self.shortcut = _kernel(1, channels_in, out, policy=policy) if project else None
-        self.shortcut_norm = BatchNorm(out, config, policy=policy) if project else None
+        self.shortcut_norm: Any = BatchNorm(out, config, policy=policy) if project else None
         self.stride, self.method = stride, config.convolution
 
     def __call__(
