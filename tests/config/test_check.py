@@ -58,22 +58,22 @@ BROKEN = {
     "data.dir=": "data.dir: found nothing",
     "data.prefetch=0": "data.prefetch: found 0",
     "data.max_reject_fraction=1.5": "data.max_reject_fraction: found 1.5",
-    "data.blocks.questions.rows=0": "data.blocks.questions.rows: found 0",
-    "data.blocks.questions.name=captions": "data.blocks: found the name captions twice",
-    "data.blocks.questions.name=Q": "data.blocks: found the name 'Q'",
-    "data.blocks.questions.image_px=60": "image_px: found 60, expected a multiple of 8 (the ResNet's stride): nearest 56 or 64",
-    "data.blocks.questions.image_px=256": "a grid of 32 patches a side, expected at most model.image_bucket_size=16, which is 128 px",
-    "data.blocks.questions.num_patches=65": "num_patches: found 65, expected 0 (all) or at most 64",
-    "data.blocks.questions.source_len=257": "source_len: found 257, expected 2 to model.max_positions=256 tokens",
-    "data.blocks.questions.target_len=1": "target_len: found 1",
-    "data.blocks.questions.pairs_per_image=0": "pairs_per_image: found 0",
+    "data.blocks.pairs.rows=0": "data.blocks.pairs.rows: found 0",
+    "data.blocks.pairs.name=captions": "data.blocks: found the name captions twice",
+    "data.blocks.pairs.name=Q": "data.blocks: found the name 'Q'",
+    "data.blocks.pairs.image_px=60": "image_px: found 60, expected a multiple of 8 (the ResNet's stride): nearest 56 or 64",
+    "data.blocks.pairs.image_px=256": "a grid of 32 patches a side, expected at most model.image_bucket_size=16, which is 128 px",
+    "data.blocks.pairs.num_patches=65": "num_patches: found 65, expected 0 (all) or at most 64",
+    "data.blocks.pairs.source_len=257": "source_len: found 257, expected 2 to model.max_positions=256 tokens",
+    "data.blocks.pairs.target_len=1": "target_len: found 1",
+    "data.blocks.pairs.pairs_per_image=0": "pairs_per_image: found 0",
     "data.blocks.detection.pairs_per_image=2": "pairs_per_image: found 2, expected 1, because a row of stream images is one sequence",
     "data.blocks.infilling.target_len=64": "target_len: found 64, expected at least 65",
     "data.blocks.infilling.image_px=128": "found a picture of 128 px, expected 64, twice model.code_image_px=32",
     "data.blocks.prose.image_px=64": "image_px: found 64, expected 0, because a row of stream text has no picture",
-    "data.blocks.questions.sources.0.weight=0": "data.blocks.questions.sources.0.weight: found 0.0, expected more than 0",
-    "data.blocks.questions.sources.0.dataset=scenes": "found scenes/train as question twice",
-    "data.blocks.questions.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
+    "data.blocks.pairs.sources.0.weight=0": "data.blocks.pairs.sources.0.weight: found 0.0, expected more than 0",
+    "data.blocks.pairs.sources.0.dataset=scenes": "found scenes/train as question twice",
+    "data.blocks.pairs.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
     "eval.image_px=60": "eval.image_px: found 60",
     "eval.image_px=128": "eval.image_px: found 128, expected at most vocab.canvas_px=64, beyond which boxes have no bins",
@@ -148,7 +148,7 @@ def test_wrong_types_inside_a_mixture(nano):
     block = dataclasses.replace(nano.data.blocks[0], sources=[SourceConfig("easy_vqa", "question")])
     config = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
     (sentence,) = problems(config)
-    assert sentence.startswith("data.blocks.questions.sources: found [SourceConfig(")
+    assert sentence.startswith("data.blocks.pairs.sources: found [SourceConfig(")
     assert sentence.endswith("expected a tuple of SourceConfig")
 
 
@@ -157,7 +157,7 @@ def test_an_empty_mixture_and_an_empty_block(nano):
     assert "data.blocks: found none, expected at least one row block" in list(problems(empty))
     block = dataclasses.replace(nano.data.blocks[0], sources=())
     empty = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
-    assert "data.blocks.questions.sources: found none, expected at least one line" in list(problems(empty))
+    assert "data.blocks.pairs.sources: found none, expected at least one line" in list(problems(empty))
 
 
 def test_eval_set_names_differ(nano):

@@ -25,9 +25,9 @@ def test_one_leaf_a_line_in_the_order_of_the_schema():
     assert lines[0] == "name = 'quickstart'"
     assert lines[1] == "model.width = 128"
     assert "model.resnet.blocks = (1, 1, 1)" in lines
-    assert "data.blocks.questions.rows = 8" in lines
-    assert "data.blocks.questions.sources.0 = dataset='easy_vqa', row='question', weight=1.0, split='train'" in lines
-    assert "eval.sets.vqa/easy_vqa/test = task='vqa', dataset='easy_vqa', split='test', limit=0" in lines
+    assert "data.blocks.pairs.rows = 8" in lines
+    assert "data.blocks.pairs.sources.0 = dataset='easy_vqa', row='question', weight=1.0, split='train'" in lines
+    assert "eval.sets.easy_vqa/test = task='vqa', dataset='easy_vqa', split='test', limit=0" in lines
     assert len(lines) == len(set(lines)) == len(leaves(CONFIG))
 
 
@@ -45,7 +45,7 @@ def test_equal_configs_have_equal_text_and_hash():
 
 
 def test_a_changed_leaf_changes_the_hash_and_shows_in_the_difference():
-    other = override(CONFIG, [("optimizer.beta2", "0.98"), ("data.blocks.questions.sources.0.weight", "3")])
+    other = override(CONFIG, [("optimizer.beta2", "0.98"), ("data.blocks.pairs.sources.0.weight", "3")])
     assert config_hash(other) != config_hash(CONFIG)
     assert diff(CONFIG, CONFIG) == []
     first, second = diff(CONFIG, other)
