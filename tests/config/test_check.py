@@ -42,7 +42,7 @@ BROKEN = {
     "vocab.num_text=5": "vocab.num_text: found 5",
     "vocab.num_bins=1": "vocab.num_bins: found 1, expected at least 2",
     "vocab.pad_multiple=0": "vocab.pad_multiple: found 0",
-    "vocab.canvas_px=32": "data.blocks.regions.image_px: found 64, expected at most vocab.canvas_px=32",
+    "vocab.canvas_px=32": "data.blocks.pairs.image_px: found 64, expected at most vocab.canvas_px=32",
     "model.num_heads=3": "model.width: found 128, expected a multiple of 3 (model.num_heads): nearest 126 or 129",
     "model.dropout=1": "model.dropout: found 1.0",
     "model.encoder_layers=0": "model.encoder_layers: found 0",
