@@ -92,7 +92,7 @@ def _linear_forward(x, kernel, bias, accum):
 
 def _linear_backward(accum, saved, dy):
     x, kernel = saved
-    x = lax.optimization_barrier(x)
+    x = lax.optimization_barrier(x)  # else XLA computes what made x again, in the transposed order of the kernel's gradient
     dx = jnp.einsum("...f,df->...d", dy, kernel.astype(dy.dtype))
     dkernel = jnp.einsum("...d,...f->df", x, dy, preferred_element_type=accum)
     dbias = jnp.sum(dy.astype(accum), tuple(range(dy.ndim - 1)))
@@ -100,6 +100,31 @@ def _linear_backward(accum, saved, dy):
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def tied_logits(hidden: jax.Array, table: jax.Array, accum: np.dtype) -> jax.Array:
+    """Returns `hidden @ table.T` in `accum`, with operands in hidden's dtype: hidden [..., D], table [V, D] -> [..., V].
+
+    The gradient of the scores is rounded to hidden's dtype before its two products, which would else run in f32, and written out
+    once: fused into both products, XLA computes the softmax's gradient twice, once in a transposed order.
+    """
+    return jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=accum)
+
+
+def _tied_logits_forward(hidden, table, accum):
+    return tied_logits(hidden, table, accum), (hidden, table)
+
+
+def _tied_logits_backward(accum, saved, dy):
+    hidden, table = saved
+    dy = lax.optimization_barrier(dy.astype(hidden.dtype))
+    dhidden = jnp.einsum("...v,vd->...d", dy, table.astype(dy.dtype))
+    dtable = jnp.einsum("...v,...d->vd", dy, hidden, preferred_element_type=accum)
+    return dhidden, dtable.astype(table.dtype)
+
+
+tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -136,10 +161,13 @@ def _layer_norm_backward(eps, accum, saved, dy):
     x, scale, mean, rstd = saved
     dy, normed = dy.astype(accum), (x.astype(accum) - mean) * rstd
     batch = tuple(range(x.ndim - 1))
-    dbias, dscale = jnp.sum(dy, batch), jnp.sum(dy * normed, batch)
-    dn = dy * scale.astype(accum)
-    dx = (dn - jnp.mean(dn, -1, keepdims=True) - normed * jnp.mean(dn * normed, -1, keepdims=True)) * rstd
-    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
+    dy_normed = dy * normed
+    # Means over the width as products with the scale: reductions of `dy * scale` would make XLA write the broadcast scale out on CPUs.
+    weight = (scale.astype(accum) / scale.size)[:, None]
+    mean_dn = jnp.matmul(dy, weight, precision=lax.Precision.HIGHEST)
+    mean_dn_normed = jnp.matmul(dy_normed, weight, precision=lax.Precision.HIGHEST)
+    dx = (dy * scale.astype(accum) - mean_dn - normed * mean_dn_normed) * rstd
+    return dx.astype(x.dtype), jnp.sum(dy_normed, batch).astype(scale.dtype), jnp.sum(dy, batch).astype(scale.dtype)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

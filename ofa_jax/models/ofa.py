@@ -19,7 +19,7 @@ from ofa_jax.config.schema import PAD_ID, ModelConfig, VocabConfig
 from ofa_jax.models import resnet
 from ofa_jax.models.decoder import CodeRows, Decoder
 from ofa_jax.models.encoder import Encoded, Encoder
-from ofa_jax.models.layers import Embedding, draw_params
+from ofa_jax.models.layers import Embedding, draw_params, tied_logits
 from ofa_jax.models.precision import Policy, policy
 from ofa_jax.models.resnet import ResNet, Stats, normalise_images
 
@@ -102,8 +102,7 @@ class OFA(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0."""
-        table = self.embedding.table[...].astype(self.policy.compute)
-        scores = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=self.policy.accum)
+        scores = tied_logits(hidden, self.embedding.table[...], self.policy.accum)
         if self.vocab.padded_size == self.vocab.size:
             return scores
         return scores + np.where(np.arange(self.vocab.padded_size) < self.vocab.size, 0.0, NEVER).astype(self.policy.accum)

@@ -41,6 +41,17 @@ def test_linear_equals_automatic_differentiation():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
+def test_tied_logits_equal_automatic_differentiation():
+    keys = jax.random.split(jax.random.key(2), 3)
+    hidden, table, probe = (jax.random.normal(k, s) for k, s in zip(keys, [(3, 5, 8), (11, 8), (3, 5, 11)], strict=True))
+    fns = (lambda h, t: layers.tied_logits(h, t, F32.accum), lambda h, t: h @ t.T)
+    found, expected = (jax.jit(jax.value_and_grad(lambda *a, f=f: (f(*a) * probe).sum(), argnums=(0, 1)))(hidden, table) for f in fns)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+    half = jax.jit(jax.grad(lambda h, t: (fns[0](h, t) * probe).sum(), argnums=(0, 1)))(hidden.astype(jnp.bfloat16), table)
+    assert half[0].dtype == jnp.bfloat16 and half[1].dtype == jnp.float32
+    np.testing.assert_allclose(half[1], expected[1][1], atol=0.1)
+
+
 def test_linear_sums_parameter_gradients_in_f32():
     x = jnp.ones((4096, 1), jnp.bfloat16)
     kernel, bias = jnp.ones((1, 1)), jnp.zeros((1,))
