@@ -10,6 +10,7 @@
 
 VENV := .venv
 TPU_VENV := .venv-tpu
+FRONT := configs/quickstart_front.py
 CONFIG ?= configs/quickstart.py
 PYTEST_WORKERS ?= 2
 # Test processes run beside each other: one thread each for OpenMP and BLAS. XLA keeps its threads, eight fake devices wait for each other.
@@ -59,6 +60,7 @@ tpu-env: $(TPU_VENV)/.made
 
 quickstart: $(VENV)/.made
 	$(VENV)/bin/python launch/prepare.py quickstart
+	$(VENV)/bin/python launch/train.py --config=$(FRONT)
 	$(VENV)/bin/python launch/train.py --config=$(CONFIG)
 	$(VENV)/bin/python launch/eval.py --config=$(CONFIG)
 

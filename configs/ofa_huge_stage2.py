@@ -1,4 +1,4 @@
-"""OFA-huge, second stage: meant to continue from the weights of `ofa_huge` at 480 px with all 900 patches (OFA paper).
+"""OFA-huge, second stage: goes on from the weights of `runs/ofa_huge` at 480 px with all 900 patches (OFA paper).
 
 No source gives its learning rate and length; both are those of the second stage of OFA-large."""
 

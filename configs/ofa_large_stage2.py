@@ -1,4 +1,4 @@
-"""OFA-large, second stage: meant to continue from the weights of `ofa_large` at 480 px with all 900 patches.
+"""OFA-large, second stage: goes on from the weights of `runs/ofa_large` at 480 px with all 900 patches.
 
 Learning rate 5e-5, 150,000 updates, 480 px and no sampling are what the config stored in the released large checkpoint says."""
 

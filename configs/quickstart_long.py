@@ -9,4 +9,4 @@ from ofa_jax.config.schema import RunConfig
 
 def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    return with_arg(quickstart(steps=8_000, name="quickstart_long"), arg)
+    return with_arg(quickstart(steps=7_000, name="quickstart_long"), arg)

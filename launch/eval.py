@@ -51,12 +51,12 @@ def _find_run(checkpoint: str | None, default: Path, step: int | None) -> tuple[
     """The run's folder and the step that --checkpoint and --step name."""
     if checkpoint is None:
         return default, step
-    path = Path(checkpoint)
-    if path.name.isdigit() and path.parent.name == "checkpoints":
-        if step is not None and step != int(path.name):
-            raise ConfigError(f"--step: found {step}, expected {path.name} as in --checkpoint={checkpoint}, or neither")
-        return path.parent.parent, int(path.name)
-    return (path.parent if path.name == "checkpoints" else path), step
+    from ofa_jax.checkpoint.manager import find_run
+
+    folder, named = find_run(checkpoint)
+    if step is not None and named not in (None, step):
+        raise ConfigError(f"--step: found {step}, expected {named} as in --checkpoint={checkpoint}, or neither")
+    return folder, step if named is None else named
 
 
 def _evaluate(argv: list[str]) -> int:
@@ -66,6 +66,8 @@ def _evaluate(argv: list[str]) -> int:
     config, rest = load_config(argv)
     flags = _parse(rest)
     check(config)
+    if config.objective != "ofa":
+        raise ConfigError(f"objective: found {config.objective}, expected ofa: only the whole model has tasks to be evaluated on")
 
     import jax
 

@@ -55,7 +55,7 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.tasks.negatives import load_negatives
     from ofa_jax.tasks.rows import RowBuilder
     from ofa_jax.tasks.table import TASK_NAMES
-    from ofa_jax.train.hooks import ProgressLine, WriteMetrics
+    from ofa_jax.train.hooks import Hook, ProgressLine, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
@@ -78,9 +78,11 @@ def _train(argv: list[str]) -> int:
             workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
         ),
     )
-    writers = [WriteMetrics(workdir), ProgressLine(steps=config.steps)] if hosts.is_first() else []
+    hooks: list[Hook] = [WriteMetrics(workdir), ProgressLine(steps=config.steps)] if hosts.is_first() else []
+    if config.data.write_digests:
+        hooks.append(WriteDigests(workdir, host=hosts.index()))
     try:
-        result = train(config, pipeline, writers, task_names=TASK_NAMES, identity={"tokenizer": tokenizer.digest})
+        result = train(config, pipeline, hooks, task_names=TASK_NAMES, identity={"tokenizer": tokenizer.digest})
     finally:
         pipeline.close()
     return EXIT_STOPPED if result.stopped else 0

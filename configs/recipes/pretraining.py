@@ -18,7 +18,16 @@ absence of label smoothing are the scripts'.
 from __future__ import annotations
 
 from configs.mixtures.ofa_pretrain import blocks
-from ofa_jax.config.schema import CheckpointConfig, DataConfig, EvalConfig, EvalSetConfig, LossConfig, OptimizerConfig, RunConfig
+from ofa_jax.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    EvalSetConfig,
+    InitConfig,
+    LossConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from ofa_jax.config.sizes import SIZES
 
 
@@ -50,6 +59,7 @@ def pretraining(
             ),
             image_px=image_px,
         ),
+        init=InitConfig(checkpoint=f"runs/ofa_{size}") if stage > 1 else InitConfig(),
         steps=steps,
         precision="bf16",
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,6 +35,14 @@ class RestoredParams:
     stats: Any  # likewise
     step: int
     averaged: bool  # params are the average of the weights
+
+
+def find_run(path: str | Path) -> tuple[Path, int | None]:
+    """Returns (a run's folder, the step or None) for the path of a run, of its `checkpoints` folder or of one checkpoint."""
+    path = Path(path)
+    if path.name.isdigit() and path.parent.name == "checkpoints":
+        return path.parent.parent, int(path.name)
+    return (path.parent if path.name == "checkpoints" else path), None
 
 
 class CheckpointManager:
@@ -144,11 +152,14 @@ class CheckpointManager:
             leaves.append(node)
         return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(abstract_state), leaves)
 
-    def restore_params(self, abstract_params: Any = None, abstract_stats: Any = None, *, step: int | None = None) -> RestoredParams:
+    def restore_params(
+        self, abstract_params: Any = None, abstract_stats: Any = None, *, step: int | None = None, only_wanted: bool = False
+    ) -> RestoredParams:
         """Returns the parameters for use (the average where the run keeps one) and the batch-norm statistics.
 
         With abstract trees (leaves of shape, dtype, and a sharding or None) the results have their structure and are checked against
-        them; without, they are nested dicts of arrays, whole on every device.
+        them; without, they are nested dicts of arrays, whole on every device. `only_wanted`: the checkpoint may hold parameters that
+        `abstract_params` has not; they are not read.
         """
         step = self._resolve(step)
         stored = self._metadata(step).metadata
@@ -160,8 +171,8 @@ class CheckpointManager:
             elif name in stored:
                 wanted[name] = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored[name])
         wanted = jax.tree.map(_with_sharding, {name: tree for name, tree in wanted.items() if jax.tree.leaves(tree)})
-        self._check(step, wanted, whole=False)
-        loaded = self._load(step, wanted)
+        self._check(step, wanted, extra="anywhere" if only_wanted else "other parts")
+        loaded = self._load(step, wanted, partial=only_wanted)
 
         def shaped(name: str, abstract: Any) -> Any:
             tree = loaded.get(name, {})
@@ -194,15 +205,17 @@ class CheckpointManager:
             raise CheckpointError(f"{folder}: found no config in the checkpoint, expected one written by this program")
         return found
 
-    def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+    def _load(self, step: int, wanted: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
         folder = self.directory / str(step)
+        loading = ocp.options.PyTreeOptions.Loading(partial_load=partial)
         try:
-            return ocp.load_checkpointables(folder, wanted)
+            with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+                return ocp.load_checkpointables(folder, wanted)
         except (OSError, ValueError) as error:
             raise _damaged(folder, error) from error
 
-    def _check(self, step: int, wanted: dict[str, Any], *, whole: bool = True) -> None:
-        """Compares names, shapes and dtypes before any array is read. `whole`: the checkpoint must not hold more than is wanted."""
+    def _check(self, step: int, wanted: dict[str, Any], *, extra: Literal["none", "other parts", "anywhere"] = "none") -> None:
+        """Compares names, shapes and dtypes before any array is read. `extra`: where the checkpoint may hold more than is wanted."""
         stored = {_join(part, names): leaf for part, names, leaf in _walk(self._metadata(step).metadata)}
         expected = {_join(part, names): leaf for part, names, leaf in _walk(wanted)}
         where = f"checkpoint {self.directory / str(step)}"
@@ -215,7 +228,7 @@ class CheckpointManager:
                 raise CheckpointError(f"{where}, {name}: found dtype {stored[name].dtype}, expected {leaf.dtype}")
         parts = set(wanted)
         for name in stored:
-            if name not in expected and (whole or name.split("/")[0] in parts):
+            if name not in expected and (extra == "none" or (extra == "other parts" and name.split("/")[0] in parts)):
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
 
 

@@ -25,6 +25,7 @@ TASK_NAMES = (
     "captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling", "text_infilling",
 )  # fmt: skip
 BOX_TASKS = ("grounding", "grounded_captioning", "detection")
+MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 
 
@@ -45,6 +46,7 @@ def problems(config: RunConfig, num_devices: int | None = None) -> Iterator[str]
     yield from _model(config)
     yield from _mesh(config, num_devices)
     yield from _data(config, num_devices)
+    yield from _init(config)
     yield from _eval(config)
 
 
@@ -222,6 +224,8 @@ def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"data.blocks: found the name {name} twice, expected names that differ"
     for block in data.blocks:
+        if config.objective == "picture_words" and (block.stream == "text" or any(s.row == "image_infilling" for s in block.sources)):
+            yield f"data.blocks.{block.name}: found rows without a whole picture, expected none for objective=picture_words"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", block.name):
             yield f"data.blocks: found the name {block.name!r}, expected lower-case letters, digits and '_'"
         yield from _block(config, block, num_devices)
@@ -317,6 +321,15 @@ def _codes_fit(config: RunConfig, line: str, row: str, *, image_px: int, target_
             f"{line}: found a picture of {image_px} px, expected {2 * config.model.code_image_px}, twice model.code_image_px="
             f"{config.model.code_image_px}, because the codes stand for the central half of its side"
         )
+
+
+def _init(config: RunConfig) -> Iterator[str]:
+    init = config.init
+    for name in init.parts:
+        if name not in MODEL_PARTS:
+            yield f"init.parts: found {name}, expected parts of the model; {nearest(name, MODEL_PARTS)}"
+    if init.parts and not init.checkpoint:
+        yield f"init.parts: found {', '.join(init.parts)} without init.checkpoint, expected the run to take them from, or no parts"
 
 
 def _eval(config: RunConfig) -> Iterator[str]:

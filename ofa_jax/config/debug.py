@@ -11,7 +11,7 @@ What changes, so that what writes and reads the fixtures agrees with the configs
   share them); its lines are replaced by one fixture line for each row kind that it had.
 - **Model.** Width 64, at most two layers of each stack in the config's proportion, one narrow block for each ResNet stage; stride,
   regularisation, normalisation and implementation choices stay, because they are what a debug run is meant to exercise.
-- **Run.** 2 steps, a workdir of its own, evaluation of at most 8 examples a set.
+- **Run.** 2 steps from drawn parameters, a workdir of its own, evaluation of at most 8 examples a set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 from ofa_jax.config.load import parse_arg
-from ofa_jax.config.schema import BlockConfig, EvalSetConfig, ModelConfig, RunConfig, SourceConfig, VocabConfig
+from ofa_jax.config.schema import BlockConfig, EvalSetConfig, InitConfig, ModelConfig, RunConfig, SourceConfig, VocabConfig
 
 FIXTURES_DIR = "data/fixtures"
 FIXTURE_VOCAB = VocabConfig(
@@ -78,6 +78,7 @@ def debug(config: RunConfig) -> RunConfig:
         ),
         loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
+        init=InitConfig(),  # other runs' parameters have another shape
         eval=dataclasses.replace(
             config.eval, sets=_EVAL_SETS, batch_rows=8, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX, bootstrap_samples=100
         ),

@@ -171,6 +171,7 @@ class DataConfig:
     prefetch: int = 4  # batches made ahead
     max_reject_fraction: float = 0.01  # of the rows drawn so far, once `reject_grace` rows were drawn
     reject_grace: int = 1_000
+    write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +212,14 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where a new run takes its first parameters from; a run that resumes has its own."""
+
+    checkpoint: str = ""  # another run's folder, its checkpoints folder or one checkpoint; empty: all are drawn
+    parts: tuple[str, ...] = ()  # the model's parts to take (embedding, resnet, encoder, decoder); none named: all of them
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalSetConfig:
     """One row of the table: `limit` examples of `row` of `dataset`/`split`, evaluated as `task`."""
 
@@ -242,7 +251,9 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    init: InitConfig = InitConfig()
     eval: EvalConfig = EvalConfig()
+    objective: Literal["ofa", "picture_words"] = "ofa"  # what is trained: the whole model, or its image front alone to name what it sees
     workdir: str = "runs/{name}"
     steps: int = 300_000
     seed: int = 1

@@ -9,11 +9,11 @@ RESNET101 = ResNetConfig(blocks=(3, 4, 23))
 RESNET152 = ResNetConfig(blocks=(3, 8, 36))
 
 SIZES: dict[str, ModelConfig] = {
-    # `nano` is ours: every part of OFA at a width that learns on two CPU cores. A narrow ResNet at stride 8 makes an 8x8 grid of a
-    # 64 px picture; 8x8 image codes cover its central 32 px.
+    # `nano` is ours: every part of OFA at a width that learns on two CPU cores. A narrow ResNet at OFA's stride of 16 makes a
+    # 4x4 grid of a 64 px picture; 8x8 image codes cover its central 32 px.
     "nano": ModelConfig(
         width=128, ffn_width=512, num_heads=4, encoder_layers=2, decoder_layers=2,
-        resnet=ResNetConfig(blocks=(1, 1, 1), base_width=16, stem_pool=False),
+        resnet=ResNetConfig(blocks=(1, 1, 1), base_width=32, expansion=2, strides=(2, 2, 2), stem_kernel=3, stem_pool=False),
         token_bucket_size=64, image_bucket_size=16, max_positions=256, code_image_px=32, code_stride=4, code_filler_id=256,
         dropout=0.0, encoder_drop_path_rate=0.0, decoder_drop_path_rate=0.0,
     ),

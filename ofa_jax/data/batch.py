@@ -7,6 +7,7 @@ Every shape is static: it depends on the config alone. NamedTuples are pytrees b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence as Ordered
 from typing import NamedTuple
 
@@ -66,6 +67,17 @@ class Batch(NamedTuple):
     data_step: int
     blocks: dict[str, Block]  # by block name, in the config's order
     rejects: tuple[Reject, ...]  # of this host's rows; stays on the host
+
+
+def digest(batch: Batch) -> str:
+    """Returns a 128-bit BLAKE2 digest, in hexadecimal, of everything a batch's blocks hold: names, shapes, dtypes and bytes."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for name, block in batch.blocks.items():
+        for field, array in block._asdict().items():
+            hasher.update(f"{name}.{field} {None if array is None else (array.dtype.str, array.shape)}\n".encode())
+            if array is not None:
+                hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()
 
 
 PADDING_TASK = -1  # task id of a padding sequence

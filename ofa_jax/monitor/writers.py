@@ -47,7 +47,7 @@ class JsonLines:
             os.replace(temporary, path)
         self._file = path.open("a")
 
-    def write(self, record: Mapping[str, Number]) -> None:
+    def write(self, record: Mapping[str, Number | str]) -> None:
         """Appends one line; `record` must have "step". A number that is not finite becomes null, which JSON can hold."""
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
         self._file.write(json.dumps(finite) + "\n")

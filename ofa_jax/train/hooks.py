@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa_jax.data.batch import Batch
+from ofa_jax.data.batch import Batch, digest
 from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
 
 
@@ -60,6 +60,28 @@ class WriteMetrics(Hook):
         for writer in (self._lines, self._board):
             if writer is not None:
                 writer.close()
+
+
+class WriteDigests(Hook):
+    """Writes the digest of every batch of this host to `<workdir>/batches_<host>.jsonl`, one line a step.
+
+    Two runs saw the same data, bit for bit, exactly if their files are equal; a resumed run goes on in the same file.
+    """
+
+    def __init__(self, workdir: Path, *, host: int):
+        self._path = workdir / f"batches_{host}.jsonl"
+        self._lines: JsonLines | None = None
+
+    def start(self, step: int) -> None:
+        self._lines = JsonLines(self._path, step=step)
+
+    def batch(self, batch: Batch) -> None:
+        assert self._lines is not None, "start() comes before batch()"
+        self._lines.write({"step": batch.data_step + 1, "data_step": batch.data_step, "digest": digest(batch)})
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
 
 
 class ProgressLine(Hook):

@@ -24,12 +24,13 @@ from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.render import config_hash, to_json
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.data.batch import Batch, Block
-from ofa_jax.models import ofa
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import check_rows, make_mesh
 from ofa_jax.train.hooks import Hook
+from ofa_jax.train.initial import take_parameters
 from ofa_jax.train.interval import Interval
+from ofa_jax.train.objective import make_objective
 from ofa_jax.train.resume import check_resume
 from ofa_jax.train.state import TrainState, abstract_state, init_state, state_shardings, with_shardings
 from ofa_jax.train.step import StepMetrics, check_batch, check_streams, make_train_step, num_compilations, put_batch
@@ -89,7 +90,7 @@ def train(
     _say(f"workdir {workdir}   config {config_hash(config)[:12]}   seed {config.seed}   precision {config.precision}")
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     kind = next(iter(mesh.devices.flat)).device_kind
-    parameters = ofa.num_params(abstract.params, config.vocab)
+    parameters = make_objective(config).num_params(abstract.params)
     _say(f"devices {mesh.size} {kind} ({shape}), {hosts.count()} process(es)   parameters {parameters:,}")
     with contextlib.ExitStack() as stack:
         manager = CheckpointManager(workdir, keep=config.checkpoint.keep)
@@ -113,7 +114,12 @@ def _start_state(config: RunConfig, manager: CheckpointManager, identity: dict[s
     latest = manager.latest()
     if latest is None:
         _say("starting at step 0")
-        return init_state(config, mesh)
+        state = init_state(config, mesh)
+        if not config.init.checkpoint:
+            return state
+        state, said = take_parameters(config, state)
+        _say(said)
+        return state
     where = f"checkpoint {manager.directory / str(latest)}"
     check_resume(manager.config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
     state = manager.restore(with_shardings(abstract, state_shardings(config, mesh)), step=latest)
@@ -141,6 +147,10 @@ class _Run:
         self.interval = Interval(task_names)
         self.unread: tuple[int, Batch, StepMetrics] | None = None  # (step, its batch, numbers still on the device)
         self.saved_at = time.monotonic()
+        if config.checkpoint.every_s > 0 and hosts.count() > 1:
+            every = config.checkpoint
+            why = f"checkpoint.every_s = {every.every_s:g} is for one process, whose clock decides alone"
+            _say(f"checkpoints every {every.every_steps} steps; {why}")
 
     def loop(self, state: TrainState, step: int, pipeline: BatchSource) -> TrainResult:
         config, start = self.config, step

@@ -11,9 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from ofa_jax.config.schema import RunConfig
-from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import replicated
 from ofa_jax.parallel.rules import param_shardings
+from ofa_jax.train.objective import make_objective
 from ofa_jax.train.optimizer import make_optimizer
 
 # First words folded into the run's key, so that no two uses share random numbers.
@@ -39,11 +39,11 @@ def run_key(seed: int, purpose: int) -> jax.Array:
 
 
 def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
-    params = ofa.create(config.model, config.vocab, run_key(config.seed, INIT_KEY), precision=config.precision)[1]
+    params, stats = make_objective(config).init(run_key(config.seed, INIT_KEY))
     return TrainState(
         params=params,
         opt_state=tx.init(params),
-        stats=ofa.init_stats(config.model, precision=config.precision),
+        stats=stats,
         # A copy: the state's buffers are donated, and one buffer cannot be given away twice.
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay > 0 else None,
         step=jnp.zeros((), jnp.int32),

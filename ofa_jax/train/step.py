@@ -1,33 +1,28 @@
-"""One training step: a pure, compiled function of (state, batch).
+"""One training step: a pure, compiled function of (state, batch); the objective says what a batch costs.
 
-For every block the images are embedded once, the sequences of a row share them, and the two token means of `train/loss` are added.
 Random numbers (dropout, dropped paths, sampled patches) depend on (seed, data_step, block) alone, never on devices or hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import PAD_ID, BlockConfig, RunConfig
 from ofa_jax.data.batch import Batch, Block
-from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import batch_sharding, replicated
-from ofa_jax.train.loss import LossSums, add_sums, block_loss, total_loss
+from ofa_jax.train.loss import add_sums, total_loss
+from ofa_jax.train.objective import make_objective
 from ofa_jax.train.optimizer import average, learning_rate, make_optimizer
+from ofa_jax.train.pretraining import code_rows
 from ofa_jax.train.state import DATA_KEY, TrainState, run_key, state_shardings
-
-STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
-GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
-PATCH_KEY, DROPOUT_KEY, IMAGE_KEY = 0, 1, 2
 
 
 class StepMetrics(NamedTuple):
@@ -45,92 +40,6 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, dict[str, Block]], tuple[TrainState, StepMetrics]]
 
 
-def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
-    """Returns int32 [rows, keep]: for each row `keep` different patch indices below `num_patches`, uniform, in ascending order."""
-    scores = jax.random.uniform(key, (rows, num_patches))
-    return jnp.sort(jax.lax.top_k(scores, keep)[1].astype(jnp.int32), axis=1)
-
-
-def batch_loss(
-    params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, graphdef: Any, config: RunConfig, num_tasks: int
-) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
-    """Returns (L, (new running statistics, sums by group)) of one global batch.
-
-    key: of this data step; None means no dropout, all patches, and no update of the statistics (evaluation of the loss).
-    """
-    model = nnx.merge(graphdef, params)
-    train = key is not None
-    sums: dict[str, list[LossSums]] = {}
-    for stream in STREAMS:
-        members = [(i, b) for i, b in enumerate(config.data.blocks) if b.stream == stream]
-        features, stats = _embed_stream(model, stats, members, blocks, key)
-        for index, block_config in members:
-            block_key = None if key is None else jax.random.fold_in(key, index)
-            hidden = _decode_block(model, block_config, blocks[block_config.name], features.get(block_config.name), block_key)
-            block = blocks[block_config.name]
-            part = block_loss(
-                hidden,
-                logits_of=model.logits,
-                target_ids=block.target_ids,
-                confidence=block.confidence,
-                task_ids=block.task_ids,
-                num_tasks=num_tasks,
-                vocab_size=config.vocab.size,
-                label_smoothing=config.loss.label_smoothing if train else 0.0,
-                chunk=config.loss.logit_chunk,
-            )
-            sums.setdefault(GROUP_OF_STREAM[stream], []).append(part)
-    groups = {name: add_sums(parts) for name, parts in sums.items()}
-    loss, _ = total_loss(groups)
-    return loss, (stats, groups)
-
-
-def _embed_stream(
-    model: Any, stats: Any, members: Sequence[tuple[int, BlockConfig]], blocks: dict[str, Block], key: jax.Array | None
-) -> tuple[dict[str, jax.Array], Any]:
-    """Returns (features [R, P, C] by block name, statistics after the stream).
-
-    Blocks of one stream differ in text length only, so their pictures go through the image front together: the stream's statistics
-    are those of all its images, and the running ones are updated once.
-    """
-    members = [(i, b) for i, b in members if b.image_px]
-    if not members:
-        return {}, stats
-    arrays = [blocks[b.name] for _, b in members]
-    images = arrays[0].images if len(arrays) == 1 else jnp.concatenate([a.images for a in arrays])
-    holes = arrays[0].hole_mask if len(arrays) == 1 else jnp.concatenate([a.hole_mask for a in arrays])
-    image_key = None if key is None else jax.random.fold_in(jax.random.fold_in(key, members[0][0]), IMAGE_KEY)
-    features, stats = model.embed_images(images, holes, stats=stats, train=key is not None, key=image_key)
-    out, start = {}, 0
-    for (_, block_config), block in zip(members, arrays, strict=True):
-        rows = block.images.shape[0]
-        out[block_config.name] = features[start : start + rows]
-        start += rows
-    return out, stats
-
-
-def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.Array | None, key: jax.Array | None) -> jax.Array:
-    """Returns the decoder's output, [Q, T, D]: each image's features serve all sequences of its row."""
-    patch_ids = image_mask = None
-    if features is not None:
-        image_mask = block.image_mask
-        if config.num_patches and key is not None:
-            patch_ids = sample_patches(
-                jax.random.fold_in(key, PATCH_KEY), rows=block.source_ids.shape[0], num_patches=features.shape[1], keep=config.num_patches
-            )
-    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, DROPOUT_KEY))
-    encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
-    return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))
-
-
-def code_rows(config: BlockConfig) -> str:
-    """Returns what a block's mixture says about its code masks before any data is seen: "none", "all" or "mixed"."""
-    kinds = {source.row for source in config.sources}
-    if "image_infilling" not in kinds:
-        return "none"
-    return "all" if len(kinds) == 1 else "mixed"
-
-
 def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainStep:
     """Returns the compiled step (state, blocks) -> (new state, metrics). The given state is donated: do not use it again.
 
@@ -139,13 +48,11 @@ def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainSt
     check_streams(config)
     tx = make_optimizer(config.optimizer, steps=config.steps)
     schedule = learning_rate(config.optimizer, steps=config.steps)
-    graphdef, _ = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, run_key(config.seed, 0), precision=config.precision))
+    objective = make_objective(config)
 
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
-        loss_of = jax.value_and_grad(
-            lambda params: batch_loss(params, state.stats, blocks, key, graphdef=graphdef, config=config, num_tasks=num_tasks), has_aux=True
-        )
+        loss_of = jax.value_and_grad(lambda params: objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks), has_aux=True)
         (loss, (stats, groups)), grads = loss_of(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

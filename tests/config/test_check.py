@@ -42,7 +42,7 @@ BROKEN = {
     "vocab.num_text=5": "vocab.num_text: found 5",
     "vocab.num_bins=1": "vocab.num_bins: found 1, expected at least 2",
     "vocab.pad_multiple=0": "vocab.pad_multiple: found 0",
-    "vocab.canvas_px=32": "data.blocks.pairs.image_px: found 64, expected at most vocab.canvas_px=32",
+    "vocab.canvas_px=32": "data.blocks.scenes.image_px: found 64, expected at most vocab.canvas_px=32",
     "model.num_heads=3": "model.width: found 128, expected a multiple of 3 (model.num_heads): nearest 126 or 129",
     "model.dropout=1": "model.dropout: found 1.0",
     "model.encoder_layers=0": "model.encoder_layers: found 0",
@@ -58,22 +58,25 @@ BROKEN = {
     "data.dir=": "data.dir: found nothing",
     "data.prefetch=0": "data.prefetch: found 0",
     "data.max_reject_fraction=1.5": "data.max_reject_fraction: found 1.5",
-    "data.blocks.pairs.rows=0": "data.blocks.pairs.rows: found 0",
-    "data.blocks.pairs.name=captions": "data.blocks: found the name captions twice",
-    "data.blocks.pairs.name=Q": "data.blocks: found the name 'Q'",
-    "data.blocks.pairs.image_px=60": "image_px: found 60, expected a multiple of 8 (the ResNet's stride): nearest 56 or 64",
-    "data.blocks.pairs.image_px=256": "a grid of 32 patches a side, expected at most model.image_bucket_size=16, which is 128 px",
-    "data.blocks.pairs.num_patches=65": "num_patches: found 65, expected 0 (all) or at most 64",
-    "data.blocks.pairs.source_len=257": "source_len: found 257, expected 2 to model.max_positions=256 tokens",
-    "data.blocks.pairs.target_len=1": "target_len: found 1",
-    "data.blocks.pairs.pairs_per_image=0": "pairs_per_image: found 0",
+    "data.blocks.scenes.rows=0": "data.blocks.scenes.rows: found 0",
+    "data.blocks.scenes.name=captions": "data.blocks: found the name captions twice",
+    "data.blocks.scenes.name=Q": "data.blocks: found the name 'Q'",
+    "data.blocks.scenes.image_px=60": "image_px: found 60, expected a multiple of 16 (the ResNet's stride): nearest 48 or 64",
+    "data.blocks.scenes.image_px=512": "a grid of 32 patches a side, expected at most model.image_bucket_size=16, which is 256 px",
+    "data.blocks.scenes.num_patches=17": "num_patches: found 17, expected 0 (all) or at most 16",
+    "data.blocks.scenes.source_len=257": "source_len: found 257, expected 2 to model.max_positions=256 tokens",
+    "data.blocks.scenes.target_len=1": "target_len: found 1",
+    "data.blocks.scenes.pairs_per_image=0": "pairs_per_image: found 0",
     "data.blocks.detection.pairs_per_image=2": "pairs_per_image: found 2, expected 1, because a row of stream images is one sequence",
     "data.blocks.infilling.target_len=64": "target_len: found 64, expected at least 65",
     "data.blocks.infilling.image_px=128": "found a picture of 128 px, expected 64, twice model.code_image_px=32",
     "data.blocks.prose.image_px=64": "image_px: found 64, expected 0, because a row of stream text has no picture",
-    "data.blocks.pairs.sources.0.weight=0": "data.blocks.pairs.sources.0.weight: found 0.0, expected more than 0",
-    "data.blocks.pairs.sources.0.dataset=scenes": "found scenes/train as question twice",
-    "data.blocks.pairs.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
+    "data.blocks.scenes.sources.0.weight=0": "data.blocks.scenes.sources.0.weight: found 0.0, expected more than 0",
+    "data.blocks.scenes.sources.1.row=question": "found scenes/train as question twice",
+    "data.blocks.scenes.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
+    "init.parts=resnett": "init.parts: found resnett, expected parts of the model; did you mean resnet?",
+    "init.parts=resnet": "init.parts: found resnet without init.checkpoint",
+    "objective=picture_words": "data.blocks.infilling: found rows without a whole picture, expected none for objective=picture_words",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
     "eval.image_px=60": "eval.image_px: found 60",
     "eval.image_px=128": "eval.image_px: found 128, expected at most vocab.canvas_px=64, beyond which boxes have no bins",
@@ -148,7 +151,7 @@ def test_wrong_types_inside_a_mixture(nano):
     block = dataclasses.replace(nano.data.blocks[0], sources=[SourceConfig("easy_vqa", "question")])
     config = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
     (sentence,) = problems(config)
-    assert sentence.startswith("data.blocks.pairs.sources: found [SourceConfig(")
+    assert sentence.startswith("data.blocks.shapes.sources: found [SourceConfig(")
     assert sentence.endswith("expected a tuple of SourceConfig")
 
 
@@ -157,7 +160,7 @@ def test_an_empty_mixture_and_an_empty_block(nano):
     assert "data.blocks: found none, expected at least one row block" in list(problems(empty))
     block = dataclasses.replace(nano.data.blocks[0], sources=())
     empty = dataclasses.replace(nano, data=dataclasses.replace(nano.data, blocks=(block,)))
-    assert "data.blocks.pairs.sources: found none, expected at least one line" in list(problems(empty))
+    assert "data.blocks.shapes.sources: found none, expected at least one line" in list(problems(empty))
 
 
 def test_eval_set_names_differ(nano):

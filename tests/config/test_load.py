@@ -45,7 +45,7 @@ def test_takes_its_own_flags_out_and_leaves_the_rest_in_order():
         ("vocab.path=", lambda c: c.vocab.path, ""),
         ("data.blocks.prose.rows=16", lambda c: c.data.blocks[-1].rows, 16),
         ("data.blocks.0.rows=16", lambda c: c.data.blocks[0].rows, 16),
-        ("data.blocks.pairs.sources.1.weight=2", lambda c: c.data.blocks[0].sources[1].weight, 2.0),
+        ("data.blocks.scenes.sources.1.weight=2", lambda c: c.data.blocks[1].sources[1].weight, 2.0),
         ("eval.sets.easy_vqa/test.limit=5", lambda c: c.eval.sets[0].limit, 5),
     ],
 )
@@ -76,7 +76,7 @@ def test_the_last_override_wins():
         ("precision=fp16", "config.precision: found 'fp16', expected one of f32, bf16, f64; did you mean"),
         ("model=large", "config.model: found 'large' for a group of fields"),
         ("steps.x=1", "config.steps.x: steps is an integer and has no fields, found .x"),
-        ("data.blocks.pair.rows=1", "blocks has no element pair; did you mean pairs?"),
+        ("data.blocks.scene.rows=1", "blocks has no element scene; did you mean scenes?"),
         ("data.blocks.99.rows=1", "config.data.blocks.99.rows: blocks has no element 99"),
         ("data.blocks.0=1", "config.data.blocks.0: found '1' for a group of fields"),
         ("data.blocks=1", "config.data.blocks: found '1' for a group of fields"),

@@ -25,8 +25,8 @@ def test_one_leaf_a_line_in_the_order_of_the_schema():
     assert lines[0] == "name = 'quickstart'"
     assert lines[1] == "model.width = 128"
     assert "model.resnet.blocks = (1, 1, 1)" in lines
-    assert "data.blocks.pairs.rows = 8" in lines
-    assert "data.blocks.pairs.sources.0 = dataset='easy_vqa', row='question', weight=7.0, split='train'" in lines
+    assert "data.blocks.captions.rows = 8" in lines
+    assert "data.blocks.scenes.sources.1 = dataset='scenes', row='grounding', weight=3.0, split='train'" in lines
     assert "eval.sets.easy_vqa/test = task='vqa', dataset='easy_vqa', split='test', limit=0" in lines
     assert len(lines) == len(set(lines)) == len(leaves(CONFIG))
 
@@ -45,18 +45,18 @@ def test_equal_configs_have_equal_text_and_hash():
 
 
 def test_a_changed_leaf_changes_the_hash_and_shows_in_the_difference():
-    other = override(CONFIG, [("optimizer.beta2", "0.98"), ("data.blocks.pairs.sources.0.weight", "3")])
+    other = override(CONFIG, [("optimizer.beta2", "0.98"), ("data.blocks.scenes.sources.0.weight", "3")])
     assert config_hash(other) != config_hash(CONFIG)
     assert diff(CONFIG, CONFIG) == []
     first, second = diff(CONFIG, other)
-    assert first.endswith("weight=7.0, split='train' -> dataset='easy_vqa', row='question', weight=3.0, split='train'")
+    assert first.endswith("weight=2.0, split='train' -> dataset='scenes', row='question', weight=3.0, split='train'")
     assert second == "optimizer.beta2: 0.999 -> 0.98"
 
 
 def test_a_block_that_one_side_lacks():
     fewer = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=CONFIG.data.blocks[:-1]))
-    assert "data.blocks.prose.rows: 10 -> (none)" in diff(CONFIG, fewer)
-    assert "data.blocks.prose.rows: (none) -> 10" in diff(fewer, CONFIG)
+    assert "data.blocks.prose.rows: 16 -> (none)" in diff(CONFIG, fewer)
+    assert "data.blocks.prose.rows: (none) -> 16" in diff(fewer, CONFIG)
 
 
 @given(

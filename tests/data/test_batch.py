@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, BlockConfig
-from ofa_jax.data.batch import Row, Sequence, collate, pad_block
+from ofa_jax.data.batch import Batch, Row, Sequence, collate, digest, pad_block
 
 BLOCK = BlockConfig("pairs", "pairs", rows=2, source_len=5, target_len=4, sources=(), image_px=2)
 TEXT = dataclasses.replace(BLOCK, stream="text", image_px=0)
@@ -104,3 +104,26 @@ def test_padding_rows_count_nowhere():
 def test_a_text_block_is_padded_without_pictures():
     padded = pad_block(collate([Row(None, False, (sequence(),))], TEXT, [4]), 2)
     assert padded.images is None and padded.image_mask is None and padded.task_ids.tolist() == [3, -1]
+
+
+def test_the_digest_tells_any_change_of_a_batch():
+    block = collate([row(sequence())], BLOCK, [0])
+    batch = Batch(3, {"pairs": block}, ())
+    assert digest(batch) == digest(Batch(4, {"pairs": collate([row(sequence())], BLOCK, [0])}, ()))
+    pixel = block.images.copy()
+    pixel[0, 1, 1, 2] += 1
+    changed = [
+        Batch(3, {"captions": block}, ()),
+        *(
+            Batch(3, {"pairs": block._replace(**change)}, ())
+            for change in (
+                {"images": pixel},
+                {"images": None},
+                {"source_ids": block.source_ids + 1},
+                {"source_ids": block.source_ids.astype(np.int64)},
+                {"source_ids": block.source_ids.reshape(-1, 1)},
+                {"elements": block.elements + 1},
+            )
+        ),
+    ]
+    assert len({digest(batch), *map(digest, changed)}) == 1 + len(changed)

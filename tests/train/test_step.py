@@ -12,8 +12,9 @@ from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import MeshConfig, SourceConfig
 from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from ofa_jax.train.pretraining import batch_loss, code_rows, sample_patches
 from ofa_jax.train.state import DATA_KEY, abstract_state, init_state, run_key, state_shardings
-from ofa_jax.train.step import batch_loss, check_batch, check_streams, code_rows, put_batch, sample_patches
+from ofa_jax.train.step import check_batch, check_streams, put_batch
 
 FLOAT64 = dataclasses.replace(CONFIG, precision="f64", data=dataclasses.replace(CONFIG.data, blocks=(BLOCKS[0], BLOCKS[2])))
 

@@ -1,0 +1,130 @@
+"""OFA's objective: every block is encoded and decoded, and the two token means of `train/loss` are added.
+
+For every block the images are embedded once and the sequences of a row share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ofa_jax.config.schema import BlockConfig, RunConfig
+from ofa_jax.data.batch import Block
+from ofa_jax.models import ofa
+from ofa_jax.train.loss import LossSums, add_sums, block_loss, total_loss
+
+STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
+GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
+PATCH_KEY, DROPOUT_KEY, IMAGE_KEY = 0, 1, 2
+
+
+class Pretraining:
+    """The whole model on OFA's tasks; an `Objective`."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.graphdef = jax.eval_shape(self._create, jax.random.key(0))[0]
+
+    def _create(self, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
+        return ofa.create(self.config.model, self.config.vocab, key, precision=self.config.precision)
+
+    def init(self, key: jax.Array) -> tuple[nnx.State, Any]:
+        return self._create(key)[1], ofa.init_stats(self.config.model, precision=self.config.precision)
+
+    def num_params(self, params: nnx.State) -> int:
+        return ofa.num_params(params, self.config.vocab)
+
+    def loss(
+        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int
+    ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
+        return batch_loss(params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks)
+
+
+def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
+    """Returns int32 [rows, keep]: for each row `keep` different patch indices below `num_patches`, uniform, in ascending order."""
+    scores = jax.random.uniform(key, (rows, num_patches))
+    return jnp.sort(jax.lax.top_k(scores, keep)[1].astype(jnp.int32), axis=1)
+
+
+def batch_loss(
+    params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, graphdef: Any, config: RunConfig, num_tasks: int
+) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
+    """Returns (L, (new running statistics, sums by group)) of one global batch.
+
+    key: of this data step; None means no dropout, all patches, and no update of the statistics (evaluation of the loss).
+    """
+    model = nnx.merge(graphdef, params)
+    train = key is not None
+    sums: dict[str, list[LossSums]] = {}
+    for stream in STREAMS:
+        members = [(i, b) for i, b in enumerate(config.data.blocks) if b.stream == stream]
+        features, stats = _embed_stream(model, stats, members, blocks, key)
+        for index, block_config in members:
+            block_key = None if key is None else jax.random.fold_in(key, index)
+            hidden = _decode_block(model, block_config, blocks[block_config.name], features.get(block_config.name), block_key)
+            block = blocks[block_config.name]
+            part = block_loss(
+                hidden,
+                logits_of=model.logits,
+                target_ids=block.target_ids,
+                confidence=block.confidence,
+                task_ids=block.task_ids,
+                num_tasks=num_tasks,
+                vocab_size=config.vocab.size,
+                label_smoothing=config.loss.label_smoothing if train else 0.0,
+                chunk=config.loss.logit_chunk,
+            )
+            sums.setdefault(GROUP_OF_STREAM[stream], []).append(part)
+    groups = {name: add_sums(parts) for name, parts in sums.items()}
+    loss, _ = total_loss(groups)
+    return loss, (stats, groups)
+
+
+def _embed_stream(
+    model: Any, stats: Any, members: Sequence[tuple[int, BlockConfig]], blocks: dict[str, Block], key: jax.Array | None
+) -> tuple[dict[str, jax.Array], Any]:
+    """Returns (features [R, P, C] by block name, statistics after the stream).
+
+    Blocks of one stream differ in text length only, so their pictures go through the image front together: the stream's statistics
+    are those of all its images, and the running ones are updated once.
+    """
+    members = [(i, b) for i, b in members if b.image_px]
+    if not members:
+        return {}, stats
+    arrays = [blocks[b.name] for _, b in members]
+    images = arrays[0].images if len(arrays) == 1 else jnp.concatenate([a.images for a in arrays])
+    holes = arrays[0].hole_mask if len(arrays) == 1 else jnp.concatenate([a.hole_mask for a in arrays])
+    image_key = None if key is None else jax.random.fold_in(jax.random.fold_in(key, members[0][0]), IMAGE_KEY)
+    features, stats = model.embed_images(images, holes, stats=stats, train=key is not None, key=image_key)
+    out, start = {}, 0
+    for (_, block_config), block in zip(members, arrays, strict=True):
+        rows = block.images.shape[0]
+        out[block_config.name] = features[start : start + rows]
+        start += rows
+    return out, stats
+
+
+def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    """Returns the decoder's output, [Q, T, D]: each image's features serve all sequences of its row."""
+    patch_ids = image_mask = None
+    if features is not None:
+        image_mask = block.image_mask
+        if config.num_patches and key is not None:
+            patch_ids = sample_patches(
+                jax.random.fold_in(key, PATCH_KEY), rows=block.source_ids.shape[0], num_patches=features.shape[1], keep=config.num_patches
+            )
+    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, DROPOUT_KEY))
+    encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
+    return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))
+
+
+def code_rows(config: BlockConfig) -> str:
+    """Returns what a block's mixture says about its code masks before any data is seen: "none", "all" or "mixed"."""
+    kinds = {source.row for source in config.sources}
+    if "image_infilling" not in kinds:
+        return "none"
+    return "all" if len(kinds) == 1 else "mixed"
