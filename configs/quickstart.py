@@ -60,17 +60,18 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
     )
 
 
-def blocks() -> tuple[BlockConfig, ...]:
-    """Returns the row blocks, 64 pairs : 16 texts : 8 infillings : 8 detections.
+def blocks(*, shapes_rows: int = 5, scenes_rows: int = 4, grounding: float = 3.0) -> tuple[BlockConfig, ...]:
+    """Returns the row blocks, 64 pairs : 16 texts : 8 infillings : 8 detections with the given rows of pairs.
 
     Lengths are tokens: nothing of the data is longer but a few questions of scenes (by a token) and prose. easy-VQA has a block of its
-    own, because its answers are one token and it has ten questions a picture: eight of them share one encoding.
+    own, because its answers are one token and it has ten questions a picture: eight of them share one encoding. `grounding` is its
+    weight in the scenes, where questions have 2.
     """
     shapes = (SourceConfig("easy_vqa", "question"),)
-    scenes = (SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 3.0))
+    scenes = (SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", grounding))
     return (
-        BlockConfig("shapes", "pairs", rows=5, source_len=24, target_len=2, sources=shapes, image_px=64, pairs_per_image=8),
-        BlockConfig("scenes", "pairs", rows=4, source_len=26, target_len=8, sources=scenes, image_px=64, pairs_per_image=4),
+        BlockConfig("shapes", "pairs", rows=shapes_rows, source_len=24, target_len=2, sources=shapes, image_px=64, pairs_per_image=8),
+        BlockConfig("scenes", "pairs", rows=scenes_rows, source_len=26, target_len=8, sources=scenes, image_px=64, pairs_per_image=4),
         BlockConfig("captions", "pairs", rows=8, source_len=20, target_len=12, sources=_scenes("caption"), image_px=64),
         BlockConfig("detection", "images", rows=8, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
         BlockConfig("infilling", "images", rows=8, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
