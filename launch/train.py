@@ -55,18 +55,22 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.tasks.negatives import load_negatives
     from ofa_jax.tasks.rows import RowBuilder
     from ofa_jax.tasks.table import TASK_NAMES
-    from ofa_jax.train.hooks import Hook, ProgressLine, WriteDigests, WriteMetrics
+    from ofa_jax.train.hooks import Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 
-        print(f"fixtures: {fixtures.write(config.data.dir)}")
+        for _ in hosts.one_after_another():
+            print(f"fixtures: {fixtures.write(config.data.dir)}")
     tokenizer = load_tokenizer(config.vocab)
     datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
     negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}
     workdir = run_folder(config)
+    quarantine = Quarantine(
+        workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
+    )
     pipeline = Pipeline(
         config.data,
         config.seed,
@@ -74,11 +78,11 @@ def _train(argv: list[str]) -> int:
         lambda source: open_records(config.data.dir, source.dataset, source.split),
         host=hosts.index(),
         num_hosts=hosts.count(),
-        quarantine=Quarantine(
-            workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
-        ),
+        quarantine=quarantine,
     )
     hooks: list[Hook] = [WriteMetrics(workdir), ProgressLine(steps=config.steps)] if hosts.is_first() else []
+    if hosts.count() > 1:
+        hooks.append(StopOnRejects(quarantine, every_steps=config.log_every))
     if config.data.write_digests:
         hooks.append(WriteDigests(workdir, host=hosts.index()))
     try:

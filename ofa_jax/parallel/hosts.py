@@ -8,11 +8,15 @@ The same command runs on every host. JAX's own environment names say that there 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ofa_jax.config.errors import UserError
+
+_HALF = 2**30
 
 
 def start(environ: Mapping[str, str] | None = None) -> bool:
@@ -48,6 +52,24 @@ def index() -> int:
 def count() -> int:
     """Returns the number of processes."""
     return jax.process_count()
+
+
+def sums(*numbers: int) -> tuple[int, ...]:
+    """Returns each number summed over all processes. All of them must call it; it waits for the slowest."""
+    if jax.process_count() == 1:
+        return numbers
+    halves = np.asarray([divmod(number, _HALF) for number in numbers], np.int32)  # JAX has no 64-bit integers by default
+    high, low = np.sum(multihost_utils.process_allgather(halves), axis=0, dtype=np.int64).T
+    return tuple(int(total) for total in high * _HALF + low)
+
+
+def one_after_another() -> Iterator[None]:
+    """Yields once, in one process at a time, by index: for writing files on a disk that the processes may or may not share."""
+    for turn in range(jax.process_count()):
+        if turn == jax.process_index():
+            yield
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"turn {turn}")
 
 
 def is_first() -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ofa_jax.data.batch import Batch, digest
 from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
+from ofa_jax.parallel import hosts
 
 
 class Hook:
@@ -82,6 +83,33 @@ class WriteDigests(Hook):
     def close(self) -> None:
         if self._lines is not None:
             self._lines.close()
+
+
+class RejectCounts(Protocol):
+    """What `StopOnRejects` asks of the quarantine of this host."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def rejected(self) -> int: ...
+
+    def judge(self, *, rejected: int | None = None, rows: int | None = None) -> None: ...
+
+
+class StopOnRejects(Hook):
+    """With several hosts: applies the stop rule for bad records to the counts of all of them, so that they stop at the same step.
+
+    The sum is taken every `every_steps` steps, as it waits for the slowest host. (With one host the pipeline judges every batch.)
+    """
+
+    def __init__(self, quarantine: RejectCounts, *, every_steps: int):
+        self._quarantine, self._every_steps = quarantine, every_steps
+
+    def evaluate(self, step: int, state: Any, *, last: bool) -> None:
+        if step and (last or step % self._every_steps == 0):
+            rejected, rows = hosts.sums(self._quarantine.rejected, self._quarantine.rows)
+            self._quarantine.judge(rejected=rejected, rows=rows)
 
 
 class ProgressLine(Hook):

@@ -1,0 +1,60 @@
+"""Two real processes of one job: they share the rows, agree with one process, go on from each other's checkpoint, and stop together."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import command, learned, lines, run, run_together
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run by one process and by two."""
+    folder = tmp_path_factory.mktemp("hosts")
+    run(command("one", steps=STEPS), folder)
+    results = run_together(command("two", steps=STEPS), folder, count=2)
+    assert [code for code, _ in results] == [0, 0], results
+    return folder, results
+
+
+def test_two_processes_learn_what_one_does(runs):
+    """Sums over rows are taken in another order, hence not the last bit; Adam's first steps amplify rounding."""
+    folder, _ = runs
+    one, two = (learned(folder / "runs" / name) for name in ("one", "two"))
+    assert [line["step"] for line in two] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(two[0]["loss/total"], one[0]["loss/total"], rtol=1e-5)
+    np.testing.assert_allclose([line["loss/total"] for line in two], [line["loss/total"] for line in one], rtol=1e-3)
+
+
+def test_each_has_its_own_rows_and_only_the_first_writes_the_shared_files(runs):
+    folder, results = runs
+    digests = [[line["digest"] for line in lines(folder / "runs" / "two" / f"batches_{host}.jsonl")] for host in (0, 1)]
+    assert len(digests[0]) == len(digests[1]) == STEPS
+    assert len({*digests[0], *digests[1]}) == 2 * STEPS
+    first, second = (output for _, output in results)
+    assert "2 process(es)" in first and f"step {STEPS}/{STEPS}" in first
+    assert "step " not in second.replace("fixtures", "")
+
+
+def test_one_process_goes_on_from_two(runs):
+    folder, _ = runs
+    said = run(command("two", steps=STEPS + 2), folder)
+    assert f"going on from step {STEPS}" in said
+    assert [line["step"] for line in learned(folder / "runs" / "two")] == list(range(1, STEPS + 3))
+
+
+def test_bad_records_of_one_host_stop_both_at_the_same_step(tmp_path):
+    """Every second step is judged: 2 bad records of 40 rows at step 4 are too many, 4 of billions at step 6 are not."""
+    program = str(Path(__file__).with_name("judge_program.py"))
+    results = run_together([sys.executable, program, str(tmp_path)], tmp_path, count=2)
+    rows = 2 * (4 * 5 + 2 * 2**31)
+    for code, output in results:
+        assert code == 0, output
+        assert output.split("\n")[-2] == f"end 4 {rows}"
+    stopped = [[line for line in output.splitlines() if line.startswith("stopped")] for _, output in results]
+    assert stopped[0] == stopped[1] == ["stopped at 4: 2 of 40"]
