@@ -207,9 +207,10 @@ class CheckpointManager:
 
     def _load(self, step: int, wanted: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
         folder = self.directory / str(step)
-        loading = ocp.options.PyTreeOptions.Loading(partial_load=partial)
+        context = ocp.Context()
+        context.pytree.loading.partial_load = partial
         try:
-            with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+            with context:
                 return ocp.load_checkpointables(folder, wanted)
         except (OSError, ValueError) as error:
             raise _damaged(folder, error) from error
