@@ -61,7 +61,8 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px }
 th, td { padding: 4px 8px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { font-weight: 600; color: var(--soft) }
 td:first-child { white-space: nowrap }
-td:last-child { min-width: 225px }
+td:last-child { min-width: 150px }
+.wide { overflow-x: auto }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .above { color: #1b7837; font-weight: 600 }
 .near { color: var(--soft) }
@@ -151,7 +152,7 @@ def _notes(shown: Sequence[dict[str, Any]]) -> str:
 def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     heads = ("set", "metric", "value", "95 % interval", "baseline", "margin", "n", "baseline is")
     numbers = heads[2:7]
-    rows = ["<table><tr>" + "".join(f"<th{' class=n' if h in numbers else ''}>{h}" for h in heads) + "</tr>"]
+    rows = ["<div class=wide><table><tr>" + "".join(f"<th{' class=n' if h in numbers else ''}>{h}" for h in heads) + "</tr>"]
     for name, metrics in results.items():
         for place, (metric, r) in enumerate(metrics.items()):
             low, high = r["interval_95"]
@@ -163,7 +164,7 @@ def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             )
             if details := _details(r):
                 rows.append(f"<tr><td><td colspan={len(heads) - 1}><small>{details}</small></tr>")
-    return "".join(rows) + "</table>"
+    return "".join(rows) + "</table></div>"
 
 
 def _details(result: dict[str, Any]) -> str:

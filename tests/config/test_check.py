@@ -75,7 +75,7 @@ BROKEN = {
     "data.blocks.scenes.sources.1.row=question": "found scenes/train as question twice",
     "data.blocks.scenes.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
     "init.parts=resnett": "init.parts: found resnett, expected parts of the model; did you mean resnet?",
-    "init.parts=resnet": "init.parts: found resnet without init.checkpoint",
+    "init.checkpoint=": "init.parts: found resnet without init.checkpoint",
     "objective=picture_words": "data.blocks.infilling: found rows without a whole picture, expected none for objective=picture_words",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
     "eval.image_px=60": "eval.image_px: found 60",
