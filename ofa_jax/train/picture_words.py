@@ -5,8 +5,8 @@ weights fit, as for the narrow front of `nano`, this objective makes some from t
 pieces of all its targets. Two kinds of evidence:
 
 - In a row of `detection` every word has a box. A patch whose centre lies in boxes is to name their words, in equal parts; any other
-  patch is to say EOS, nothing. The patches with and those without words count alike: most patches of most pictures show nothing, and
-  with a plain mean the named patches were right a third as often after the same steps.
+  patch is to say EOS, nothing. The patches with and those without words count alike, because most patches show nothing and a plain
+  mean would mostly teach to say so.
 - In any other row the words are somewhere in the picture: a word's score is the log-sum-exp of its scores over the patches, and the
   distinct words share the probability in equal parts (cross-entropy with k-hot targets: Mahajan et al. 2018, arXiv 1805.00932,
   section 2.1). Answers that no picture tells alone, as "yes", cost what their frequency costs.
