@@ -133,7 +133,8 @@ def _vocab(config: RunConfig) -> Iterator[str]:
 def _model(config: RunConfig) -> Iterator[str]:
     model, resnet = config.model, config.model.resnet
     for name in ("width", "ffn_width", "num_heads", "encoder_layers", "decoder_layers", "token_bucket_size", "image_bucket_size",
-                 "max_positions", "code_image_px", "code_stride", "orig_patch_image_px"):  # fmt: skip
+                 "max_positions", "num_source_positions", "num_target_positions", "code_image_px", "code_stride",
+                 "orig_patch_image_px"):  # fmt: skip
         yield from _positive(f"model.{name}", getattr(model, name))
     for name in ("base_width", "expansion", "stem_kernel", "stem_stride"):
         yield from _positive(f"model.resnet.{name}", getattr(resnet, name))
@@ -144,7 +145,6 @@ def _model(config: RunConfig) -> Iterator[str]:
     for name in ("attn_scale_factor", "layer_norm_eps", "init_std"):
         yield from _positive(f"model.{name}", getattr(model, name))
     yield from _positive("model.resnet.norm_eps", resnet.norm_eps)
-    yield from _at_least("model.spare_positions", model.spare_positions, 0)
     yield from _at_least("model.norm_group", model.norm_group, 0)
     if not resnet.blocks or min(resnet.blocks) < 1:
         yield f"model.resnet.blocks: found {resnet.blocks}, expected at least one stage with at least one block each"
@@ -264,8 +264,12 @@ def _rows_on_devices(config: RunConfig, block: BlockConfig, num_devices: int | N
 
 
 def _length(config: RunConfig, path: str, length: int) -> Iterator[str]:
-    if not 2 <= length <= config.model.max_positions:
-        yield f"{path}: found {length}, expected 2 to model.max_positions={config.model.max_positions} tokens"
+    """`path` ends in source_len or target_len."""
+    model = config.model
+    rows = "num_source_positions" if path.endswith("source_len") else "num_target_positions"
+    name, limit = min(((name, getattr(model, name)) for name in ("max_positions", rows)), key=lambda pair: pair[1])
+    if not 2 <= length <= limit:
+        yield f"{path}: found {length}, expected 2 to model.{name}={limit} tokens"
 
 
 def _picture(config: RunConfig, path: str, image_px: int) -> Iterator[str]:
@@ -326,8 +330,9 @@ def _codes_fit(config: RunConfig, line: str, row: str, *, image_px: int, target_
 def _init(config: RunConfig) -> Iterator[str]:
     init = config.init
     for name in init.parts:
-        if name not in MODEL_PARTS:
-            yield f"init.parts: found {name}, expected parts of the model; {nearest(name, MODEL_PARTS)}"
+        root = name.split(".")[0]  # what lies below it is known where the model is
+        if root not in MODEL_PARTS:
+            yield f"init.parts: found {name}, expected parts of the model; {nearest(root, MODEL_PARTS)}"
     if init.parts and not init.checkpoint:
         yield f"init.parts: found {', '.join(init.parts)} without init.checkpoint, expected the run to take them from, or no parts"
 

@@ -101,6 +101,8 @@ def _small_model(model: ModelConfig) -> ModelConfig:
         token_bucket_size=64,
         image_bucket_size=16,
         max_positions=128,
+        num_source_positions=130,
+        num_target_positions=130,
         code_image_px=FIXTURE_IMAGE_PX // 2,
         code_stride=4,
         code_filler_id=256,

@@ -30,6 +30,17 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
     Overrides are applied after the file, from left to right. Cross-field checks are the caller's next step (`config.check.check`).
     Raises ConfigError with one sentence for a missing file, an unknown field or a value of the wrong type.
     """
+    spec, overrides, rest = split_config(argv)
+    if not spec:
+        raise ConfigError("--config: found none, expected --config=configs/<name>.py[:arg], for example --config=configs/quickstart.py")
+    return override(read_config(spec), overrides), rest
+
+
+def split_config(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
+    """Returns (`file.py[:arg]` or None, the overrides as (dotted path, text), what is left of `argv`), for commands that may do without.
+
+    Raises ConfigError for a flag without a value and for a second config file.
+    """
     spec: str | None = None
     overrides: list[tuple[str, str]] = []
     rest: list[str] = []
@@ -52,9 +63,7 @@ def load_config(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
             raise ConfigError(f"{word}: found no value, expected {word}=<value>")
         else:
             overrides.append((found["path"][1:], found["value"]))
-    if not spec:
-        raise ConfigError("--config: found none, expected --config=configs/<name>.py[:arg], for example --config=configs/quickstart.py")
-    return override(read_config(spec), overrides), rest
+    return spec or None, overrides, rest
 
 
 def override(config: RunConfig, overrides: Sequence[tuple[str, str]]) -> RunConfig:

@@ -90,8 +90,9 @@ class ModelConfig:
     resnet: ResNetConfig = ResNetConfig()
     token_bucket_size: int = 256
     image_bucket_size: int = 42  # side of the position grid; patch ids are image_bucket_size * row + column + 1
-    max_positions: int = 1024  # text positions and the reach of the 1-D buckets
-    spare_positions: int = 2  # unused rows at the end of the text position tables
+    max_positions: int = 1024  # reach of the 1-D buckets: no text may be longer
+    num_source_positions: int = 1026  # rows of the encoder's text position table; fairseq adds two to its maximal length
+    num_target_positions: int = 1026  # rows of the decoder's
     code_image_px: int = 128  # picture side that the decoder's code grid covers
     code_stride: int = 8  # pixels per image code (VQGAN f=8)
     code_filler_id: int = 1024  # image position id of decoder positions past the code grid
@@ -119,10 +120,6 @@ class ModelConfig:
     @property
     def code_grid(self) -> int:
         return self.code_image_px // self.code_stride
-
-    @property
-    def num_text_positions(self) -> int:
-        return self.max_positions + self.spare_positions
 
     @property
     def num_image_positions(self) -> int:
@@ -216,7 +213,7 @@ class InitConfig:
     """Where a new run takes its first parameters from; a run that resumes has its own."""
 
     checkpoint: str = ""  # another run's folder, its checkpoints folder or one checkpoint; empty: all are drawn
-    parts: tuple[str, ...] = ()  # the model's parts to take (embedding, resnet, encoder, decoder); none named: all of them
+    parts: tuple[str, ...] = ()  # what to take: embedding, resnet, encoder, decoder, or below them (encoder.image_proj); empty: all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         width=128, ffn_width=512, num_heads=4, encoder_layers=2, decoder_layers=2,
         resnet=ResNetConfig(blocks=(1, 1, 1), base_width=32, expansion=2, strides=(2, 2, 2), stem_kernel=3, stem_pool=False),
-        token_bucket_size=64, image_bucket_size=16, max_positions=256, code_image_px=32, code_stride=4, code_filler_id=256,
+        token_bucket_size=64, image_bucket_size=16, max_positions=256, num_source_positions=258, num_target_positions=258,
+        code_image_px=32, code_stride=4, code_filler_id=256,
         dropout=0.0, encoder_drop_path_rate=0.0, decoder_drop_path_rate=0.0,
     ),
     "tiny": ModelConfig(width=256, ffn_width=1024, num_heads=4, encoder_layers=4, decoder_layers=4, resnet=RESNET50),

@@ -44,14 +44,21 @@ def reference_attention(
       causal: query i sees keys 0 .. i only (S == T).
       dropout_rate, key: dropout of the probabilities.
     """
+    probabilities = dropout(attention_probabilities(q, k, bias, mask, causal=causal, accum=accum), dropout_rate, key)
+    return jnp.einsum("bhst,bhtk->bhsk", probabilities.astype(v.dtype), v)
+
+
+def attention_probabilities(
+    q: jax.Array, k: jax.Array, bias: PositionBias, mask: jax.Array | None, *, causal: bool, accum: np.dtype
+) -> jax.Array:
+    """Returns softmax(q k^T + bias) as [B, H, S, T] in `accum`; arguments as in `reference_attention`."""
     scores = jnp.einsum("bhsk,bhtk->bhst", q, k, preferred_element_type=accum)
     scores = scores + bias.dense(accum)
     if mask is not None:
         scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     if causal:
         scores = jnp.where(np.tri(q.shape[2], k.shape[2], dtype=bool), scores, MASKED)
-    probabilities = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, key)
-    return jnp.einsum("bhst,bhtk->bhsk", probabilities.astype(v.dtype), v)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 ATTENTION: dict[str, Callable[..., jax.Array]] = {"reference": reference_attention}
@@ -87,6 +94,10 @@ class Attention(nnx.Module):
         """x [B, S, D] -> [B, H, S, K]; feature h*K + k is head h."""
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
 
+    def queries(self, x: jax.Array) -> jax.Array:
+        """x [B, S, D] -> scaled queries [B, H, S, K]."""
+        return self.split_heads(self.query(x) * self.scale)
+
     def keys_values(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """memory [B, T, D] -> keys and values, each [B, H, T, K]."""
         return self.split_heads(self.key(memory)), self.split_heads(self.value(memory))
@@ -102,8 +113,7 @@ class Attention(nnx.Module):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """Returns the attention output [B, S, D] of queries from x [B, S, D] on `keys_values`; see `reference_attention`."""
-        q = self.split_heads(self.query(x) * self.scale)
         k, v = keys_values
-        mixed = ATTENTION[self.kind](q, k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key)
+        mixed = ATTENTION[self.kind](self.queries(x), k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key)
         mixed = mixed * self.head_scale[...].astype(mixed.dtype)[:, None, None]
         return self.out(mixed.swapaxes(1, 2).reshape(x.shape))

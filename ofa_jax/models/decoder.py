@@ -8,7 +8,7 @@ position norm, the embedding norm and the relative table. `code_rows` is a stati
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 
 from ofa_jax.config.schema import PAD_ID, ModelConfig
-from ofa_jax.models.attention import Attention
+from ofa_jax.models.attention import Attention, attention_probabilities
 from ofa_jax.models.encoder import Encoded
 from ofa_jax.models.layers import FeedForward, LayerNorm, drop_path, drop_path_rates, dropout, parameter, run_layers, split_key
 from ofa_jax.models.position_bias import (
@@ -47,6 +47,14 @@ class Cache(NamedTuple):
     cross_bias: PositionBias
     self_mask: jax.Array  # bool [B, T]: places that are written and not padding
     cross_mask: jax.Array  # bool [B, P+S]
+
+
+class Decoded(NamedTuple):
+    """The decoder's output and, for comparisons, what happened inside."""
+
+    hidden: jax.Array  # [Q, T, D], after the last norm
+    layer_inputs: jax.Array  # [N + 1, Q, T, D]: what enters each layer, and the last norm
+    cross_probabilities: jax.Array  # [N, Q, T, P+S], mean over the heads
 
 
 class DecoderLayer(nnx.Module):
@@ -95,17 +103,45 @@ class DecoderLayer(nnx.Module):
         """
         keys = split_key(key, 9)
         path_keys = keys[6:] if drop else [None] * 3
+        h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, key=keys[0])
+        x = x + drop_path(dropout(h, self.rate, keys[1]), drop_rate, path_keys[0])
+        h = self.cross_attention(self.cross_norm(x), cross, cross_bias, cross_mask, key=keys[2])
+        x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
+        h = self.ffn(self.ffn_norm(x), key=keys[4])
+        return x + drop_path(dropout(h, self.rate, keys[5]), drop_rate, path_keys[2]), (k, v)
+
+    def self_branch(
+        self,
+        x: jax.Array,
+        bias: PositionBias,
+        mask: jax.Array,
+        *,
+        past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the self-attention branch before dropout, [Q, T, D], and its keys and values; arguments as in `__call__`."""
         h = self.self_norm(x)
         k, v = self.self_attention.keys_values(h)
         if past is not None:
             k = lax.dynamic_update_slice_in_dim(past[0], k, past[2], 2)
             v = lax.dynamic_update_slice_in_dim(past[1], v, past[2], 2)
-        h = self.self_attention(h, (k, v), self_bias, self_mask, causal=past is None, key=keys[0])
-        x = x + drop_path(dropout(self.self_out_norm(h), self.rate, keys[1]), drop_rate, path_keys[0])
-        h = self.cross_attention(self.cross_norm(x), cross, cross_bias, cross_mask, key=keys[2])
-        x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
-        h = self.ffn(self.ffn_norm(x), key=keys[4])
-        return x + drop_path(dropout(h, self.rate, keys[5]), drop_rate, path_keys[2]), (k, v)
+        return self.self_out_norm(self.self_attention(h, (k, v), bias, mask, causal=past is None, key=key)), (k, v)
+
+    def cross_probabilities(
+        self,
+        x: jax.Array,
+        *,
+        cross: tuple[jax.Array, jax.Array],
+        self_bias: PositionBias,
+        cross_bias: PositionBias,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+    ) -> jax.Array:
+        """Returns where each place looks, [Q, T, P+S], as mean over the heads; arguments as in `__call__`, nothing random."""
+        x = x + self.self_branch(x, self_bias, self_mask)[0]
+        q = self.cross_attention.queries(self.cross_norm(x))
+        accum = self.cross_attention.accum
+        return jnp.mean(attention_probabilities(q, cross[0], cross_bias, cross_mask, causal=False, accum=accum), axis=1)
 
 
 class Decoder(nnx.Module):
@@ -115,7 +151,7 @@ class Decoder(nnx.Module):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
         self.code_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.positions = PositionTable(config, policy=policy)
+        self.positions = PositionTable(config, config.num_target_positions, policy=policy)
         scale = config.attn_scale_factor
         self.self_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
         self.cross_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
@@ -134,6 +170,27 @@ class Decoder(nnx.Module):
         key: jax.Array | None,
     ) -> jax.Array:
         """embedded [Q, T, D] of ids [Q, T] -> hidden states [Q, T, D] after the last norm."""
+        return self._run(embedded, ids, encoded, code_mask=code_mask, code_rows=code_rows, key=key, keep_layers=False)[0]
+
+    def trace(self, embedded: jax.Array, ids: jax.Array, encoded: Encoded, *, code_mask: jax.Array | None, code_rows: CodeRows) -> Decoded:
+        """Returns the same hidden states with what entered each layer and where it looked; nothing random."""
+        hidden, last, (entered, looked) = self._run(
+            embedded, ids, encoded, code_mask=code_mask, code_rows=code_rows, key=None, keep_layers=True
+        )
+        return Decoded(hidden, jnp.concatenate([entered, last[None]]), looked)
+
+    def _run(
+        self,
+        embedded: jax.Array,
+        ids: jax.Array,
+        encoded: Encoded,
+        *,
+        code_mask: jax.Array | None,
+        code_rows: CodeRows,
+        key: jax.Array | None,
+        keep_layers: bool,
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Returns (hidden states, what the last norm read, (inputs, cross probabilities) of every layer or None)."""
         config, length = self.config, ids.shape[1]
         input_key, layers_key = split_key(key, 2)
         x = dropout(self._norm_inputs(embedded, code_mask, code_rows), config.dropout, input_key)
@@ -149,21 +206,19 @@ class Decoder(nnx.Module):
                 lambda: token_relative(layer.token_relative[...], length, config)[None],
                 lambda: code_relative(layer.image_relative[...], length, config)[None],
             )
-            x, _ = layer(
-                x,
-                cross=layer.cross_attention.keys_values(encoded.states),
-                self_bias=self_bias._replace(relative=relative),
-                cross_bias=cross_bias,
-                self_mask=self_mask,
-                cross_mask=encoded.mask,
-                drop_rate=rate,
-                drop=drop,
-                key=None if layers_key is None else jax.random.fold_in(layers_key, index),
-            )
-            return x, None
+            reads: dict[str, Any] = {
+                "cross": layer.cross_attention.keys_values(encoded.states),
+                "self_bias": self_bias._replace(relative=relative),
+                "cross_bias": cross_bias,
+                "self_mask": self_mask,
+                "cross_mask": encoded.mask,
+            }
+            kept = (x, layer.cross_probabilities(x, **reads)) if keep_layers else None
+            layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
+            return layer(x, **reads, drop_rate=rate, drop=drop, key=layer_key)[0], kept
 
-        x, _ = run_layers(self.layers, step, x, self._layer_inputs(), num=config.decoder_layers, mode=config.layers, remat=config.remat)
-        return self.norm(x)
+        x, kept = run_layers(self.layers, step, x, self._layer_inputs(), num=config.decoder_layers, mode=config.layers, remat=config.remat)
+        return self.norm(x), x, kept
 
     def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows) -> Cache:
         """Returns an empty cache for `length` decoder inputs."""

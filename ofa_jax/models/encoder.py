@@ -41,6 +41,7 @@ class Encoded(NamedTuple):
     states: jax.Array  # [Q, P+S, D]
     mask: jax.Array  # bool [Q, P+S], True = keep
     positions: jax.Array  # [Q or 1, P+S, D], normalised; first axis 1 when all sequences share them (no sampled patches)
+    layer_inputs: jax.Array | None = None  # [N + 1, Q, P+S, D]: what enters each layer, and the last norm; only if asked for
 
 
 class EncoderLayer(nnx.Module):
@@ -83,7 +84,7 @@ class Encoder(nnx.Module):
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
         self.image_norm = LayerNorm(width, eps=eps, policy=policy)
         self.image_proj = Linear(config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
-        self.positions = PositionTable(config, policy=policy)
+        self.positions = PositionTable(config, config.num_source_positions, policy=policy)
         self.position_bias = PositionProjection(width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy)
         self.layers = EncoderLayer(config, policy=policy, stack=config.encoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
@@ -99,8 +100,9 @@ class Encoder(nnx.Module):
         patch_ids: jax.Array | None,
         image_mask: jax.Array | None,
         key: jax.Array | None,
+        keep_layers: bool = False,
     ) -> Encoded:
-        """Returns the encoded sequences.
+        """Returns the encoded sequences, with what entered each layer if `keep_layers`.
 
         Args:
           embedded: token embeddings [Q, S, D]. text_mask: bool [Q, S], True = a real token.
@@ -140,12 +142,13 @@ class Encoder(nnx.Module):
             if ids is not None:
                 relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer
             layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
-            return layer(x, bias._replace(relative=relative), mask, drop_rate=rate, drop=drop, key=layer_key), None
+            entered = x if keep_layers else None
+            return layer(x, bias._replace(relative=relative), mask, drop_rate=rate, drop=drop, key=layer_key), entered
 
         num_layers = config.encoder_layers
         xs = (jnp.arange(num_layers), jnp.asarray(drop_path_rates(config.encoder_drop_path_rate, num_layers)))
-        x, _ = run_layers(self.layers, step, x, xs, num=num_layers, mode=config.layers, remat=config.remat)
-        return Encoded(self.norm(x), mask, positions)
+        x, entered = run_layers(self.layers, step, x, xs, num=num_layers, mode=config.layers, remat=config.remat)
+        return Encoded(self.norm(x), mask, positions, jnp.concatenate([entered, x[None]]) if keep_layers else None)
 
     def _image_stream(
         self, features: jax.Array, grid: tuple[int, int], patch_ids: jax.Array | None, num: int

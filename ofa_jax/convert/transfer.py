@@ -1,0 +1,273 @@
+"""Checkpoints in and out: other programs' files -> a run's folder of ours, and back; and what any of them is.
+
+An imported run has one checkpoint, of step 0, with the config that its shapes give and the tokeniser's table beside it, so that
+`init.checkpoint`, `launch/eval.py --checkpoint` and `launch/convert.py export` take it like any other run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.config.errors import ConvertError
+from ofa_jax.config.render import to_json
+from ofa_jax.config.schema import ModelConfig, RunConfig, VocabConfig
+from ofa_jax.convert import huggingface, initial, verify
+from ofa_jax.convert.architecture import model_of, size_of, vocab_of
+from ofa_jax.convert.names import EMBEDDING, is_hf
+from ofa_jax.convert.state_files import StateFile, read_state, write_npz, write_safetensors
+from ofa_jax.convert.torch_file import write_torch
+from ofa_jax.convert.weights import Weights, fill, from_state, shapes, to_fairseq_names, to_state
+from ofa_jax.models import ofa
+from ofa_jax.vocab import gpt2_bpe
+from ofa_jax.vocab.tokenizer import load_tokenizer
+
+Override = Callable[[RunConfig], RunConfig]
+DICT_FILE = "dict.txt"
+
+
+def read_model(file: StateFile, *, override: Override = lambda config: config) -> tuple[RunConfig, dict[str, np.ndarray]]:
+    """Returns (the config that a file's weights have, the tensors under fairseq's names).
+
+    override: changes the config that the shapes give, as flags do; its vocabulary says how the rows are divided.
+    Raises ConvertError when the weights are not OFA's or contradict the config.json beside them.
+    """
+    where = str(file.path)
+    state = to_fairseq_names(file.tensors)
+    model = model_of(state, where=where)
+    name = size_of(model)
+    rows = next((state[tied].shape[0] for tied in (EMBEDDING, "decoder.embed_tokens.weight") if tied in state), 0)
+    usual = VocabConfig()
+    small = rows <= usual.num_codes + usual.num_bins  # a test's vocabulary: all of it text unless flags say otherwise
+    vocab = vocab_of(state, where=where, **({"num_codes": 0, "num_bins": 0} if small else {}))
+    config = override(RunConfig(name=f"ofa_{name}" if name else "imported", model=model, vocab=vocab))
+    config_file = file.path / huggingface.CONFIG_FILE
+    if config_file.is_file():
+        huggingface.check_config_json(json.loads(config_file.read_text()), config.model, config.vocab, where=str(config_file))
+    return config, state
+
+
+def import_ofa(
+    source: Path,
+    out: Path,
+    *,
+    ema: bool = False,
+    bpe: Path | None = None,
+    override: Override = lambda config: config,
+    progress: Callable[[str], None],
+) -> RunConfig:
+    """Imports OFA's weights from `source` (fairseq `.pt`, HF-style folder, safetensors, `.npz`) into the run folder `out`.
+
+    ema: the averaged weights of a fairseq file instead of the last ones. bpe: OFA's dict.txt or the folder that holds it; a HF-style
+    folder has its own vocabulary. Returns the config written. Raises ConvertError, with nothing written, when anything does not fit.
+    """
+    file = read_state(source, part="ema" if ema else "auto")
+    config, state = read_model(file, override=override)
+    table = _dict_text(config.vocab, bpe, file.path / huggingface.VOCAB_FILE)
+    weights = from_state(state, config.model, config.vocab, where=str(file.path))
+    progress(f"{file.path}: {file.format}, {len(file.tensors)} tensors, {_size(config)}")
+    return _write_run(out, config, weights, table, progress)
+
+
+def import_part(
+    part: Literal["bart", "resnet"], source: Path, out: Path, *, config: RunConfig, bpe: Path | None = None, progress: Callable[[str], None]
+) -> RunConfig:
+    """Fills the matching part of a freshly drawn `config.model` from BART or RoBERTa, or from torchvision's ResNet, into the run `out`.
+
+    What was filled, what stays as drawn and what has no place is told through `progress`. Returns the config written.
+    """
+    file = read_state(source)
+    where = str(file.path)
+    if part == "bart":
+        positions = min(config.model.num_source_positions, config.model.num_target_positions)
+        found, unused = initial.language_tensors(file.tensors, num_text=config.vocab.num_text, num_positions=positions, where=where)
+        mine = ("embedding", "encoder", "decoder")
+    else:
+        found, unused = initial.resnet_tensors(file.tensors, where=where)
+        mine = ("resnet",)
+    params = jax.jit(lambda key: ofa.create(config.model, config.vocab, key)[1])(jax.random.key(config.seed))
+    drawn = Weights(params, ofa.init_stats(config.model))
+    weights, filled, left = fill(drawn, found, config.model, config.vocab, where=where)
+    if part == "resnet":
+        left = [name for name in left if name.startswith("encoder.embed_images.")]
+        if left:
+            raise ConvertError(f"{where}: found no {', '.join(left)}; expected all of the three stages")
+    else:
+        left = [name for name in left if not name.startswith("encoder.embed_images.")]
+    for title, names in (("filled", filled), ("left as drawn", left), ("without a place in OFA", unused)):
+        progress(f"{title}: {len(names)} tensors" + "".join(f"\n  {line}" for line in _grouped(names)))
+    table = _dict_text(config.vocab, bpe, None) if part == "bart" else None
+    written = _write_run(out, config, weights, table, progress)
+    progress(f"start a run from it with --config.init.checkpoint={out} --config.init.parts={','.join(mine)}")
+    return written
+
+
+def export(checkpoint: Path, out: Path, *, layout: Literal["hf", "fairseq", "npz"], progress: Callable[[str], None]) -> None:
+    """Writes a checkpoint of ours for other programs: a HF-style folder, a fairseq `.pt`, or the bare state as `.npz`.
+
+    The average of the weights is written where the run keeps one. Raises ConvertError when `out` is there already.
+    """
+    config, weights, said = restore(checkpoint)
+    if layout == "hf":
+        text = json.dumps(huggingface.config_json(config.model, config.vocab), indent=2) + "\n"
+        with _new(out, folder=True) as new:
+            (new / huggingface.CONFIG_FILE).write_text(text)
+            (new / huggingface.GENERATION_FILE).write_text(json.dumps(huggingface.generation_json(), indent=2) + "\n")
+            if config.vocab.tokenizer != "gpt2_bpe" or config.vocab.num_text == gpt2_bpe.NUM_TEXT:
+                huggingface.write_tokenizer(new, config.vocab)
+            state = to_state(weights, config.model, config.vocab, style="hf")
+            write_safetensors(new / "model.safetensors", state, {"format": "pt"})
+    else:
+        state = to_state(weights, config.model, config.vocab)
+        with _new(out, folder=False) as new:
+            if layout == "npz":
+                write_npz(new, state)
+            else:
+                write_torch(new, {"args": None, "cfg": None, "model": state, "extra_state": {}, "last_optimizer_state": None})
+    progress(f"{out}: {len(state)} tensors, {_size(config)}, from {said}")
+
+
+def restore(checkpoint: Path) -> tuple[RunConfig, Weights, str]:
+    """Returns (config, weights as NumPy arrays, a phrase that names the step) of a run of ours. Raises CheckpointError without one."""
+    folder, step = find_run(checkpoint)
+    manager = CheckpointManager(folder, read_only=True)
+    config = manager.config(step)
+    params = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0))[1])
+    found = manager.restore_params(params, jax.eval_shape(lambda: ofa.init_stats(config.model)), step=step)
+    averaged = " (averaged weights)" if found.averaged else ""
+    weights = Weights(jax.tree.map(np.asarray, found.params), jax.tree.map(np.asarray, found.stats))
+    return config, weights, f"step {found.step} of {manager.directory}{averaged}"
+
+
+def describe(path: Path) -> str:
+    """Returns what a checkpoint is, ours or another program's, as text: format, size, numbers of the model, parameters, dtypes."""
+    if (find_run(path)[0] / "checkpoints").is_dir():
+        folder, step = find_run(path)
+        manager = CheckpointManager(folder, read_only=True)
+        config = manager.config(step)
+        lines = {"format": "ofa_jax", "steps": ", ".join(map(str, manager.steps())), "config": config.name}
+        lines |= {f"identity.{name}": value for name, value in manager.identity(step).items()}
+    else:
+        file = read_state(path)
+        config, _ = read_model(file)
+        lines = {
+            "format": file.format + (", HF-style names" if is_hf(set(file.tensors)) else ", fairseq's names"),
+            "entries": f"{len(file.tensors)} ({', '.join(f'{count} {kind}' for kind, count in file.count_dtypes().items())})",
+        }
+        lines |= {"beside the weights": ", ".join(file.metadata)} if file.metadata else {}
+    model, vocab = config.model, config.vocab
+    lines |= {
+        "size": size_of(model) or "of its own",
+        "parameters": f"{count_parameters(model, vocab):,}",
+        "width, feed-forward, heads": f"{model.width}, {model.ffn_width}, {model.num_heads}",
+        "layers": f"{model.encoder_layers} + {model.decoder_layers}",
+        "ResNet stages": str(model.resnet.blocks),
+        "vocabulary": f"{vocab.size:,} = {vocab.num_text:,} text + {vocab.num_codes:,} codes + {vocab.num_bins:,} bins",
+        "positions": f"{model.num_source_positions} source, {model.num_target_positions} target, {model.image_bucket_size} x "
+        f"{model.image_bucket_size} patches, {model.code_grid} x {model.code_grid} codes",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
+
+
+def verify_files(
+    state: Path, inputs: Path, expected: Path, *, config: RunConfig | None, override: Override = lambda config: config
+) -> list[verify.Comparison]:
+    """Returns the comparison of every array of `expected` with what the weights `state` give on `inputs` (`.npz`, see `verify`).
+
+    config: the model and vocabulary; None takes what the shapes of the weights say, changed by `override`. Raises ConvertError for
+    weights or inputs that do not fit.
+    """
+    file = read_state(state)
+    if config is None:
+        config, tensors = read_model(file, override=override)
+    else:
+        tensors = to_fairseq_names(file.tensors)
+    given, wanted = read_state(inputs).tensors, read_state(expected).tensors
+    verify.check_inputs(given, config.model, config.vocab, where=str(inputs))
+    weights = from_state(tensors, config.model, config.vocab, where=str(file.path))
+    found = verify.run(weights, given, config.model, config.vocab)
+    return verify.compare(found, wanted, given, where=str(expected))
+
+
+def count_parameters(model: ModelConfig, vocab: VocabConfig) -> int:
+    """Returns the number of parameters, the shared matrix once and running statistics not counted."""
+    return sum(math.prod(shape) for name, shape in shapes(model, vocab).items() if ".running_" not in name)
+
+
+def _size(config: RunConfig) -> str:
+    return f"{size_of(config.model) or 'a size of its own'}, {count_parameters(config.model, config.vocab):,} parameters"
+
+
+def _grouped(names: list[str]) -> Iterator[str]:
+    """Names with layers and leaves joined: one line for `encoder.layers.*.fc1`, however deep the stack is."""
+    groups: dict[str, int] = {}
+    for name in names:
+        stem = ".".join("*" if word.isdigit() else word for word in name.rsplit(".", 1)[0].split("."))
+        groups[stem] = groups.get(stem, 0) + 1
+    return (f"{stem} ({count})" for stem, count in groups.items())
+
+
+def _dict_text(vocab: VocabConfig, bpe: Path | None, vocab_json: Path | None) -> str | None:
+    """The text of the tokeniser's dict.txt, or None where the vocabulary is not GPT-2's."""
+    if vocab.tokenizer != "gpt2_bpe" or vocab.num_text != gpt2_bpe.NUM_TEXT:
+        return None
+    if bpe is not None:
+        path = bpe / DICT_FILE if bpe.is_dir() else bpe
+        load_tokenizer(dataclasses.replace(vocab, path=str(path)))  # raises when it is no such table
+        return path.read_text(encoding="utf-8")
+    if vocab_json is not None and vocab_json.is_file():
+        return huggingface.dict_of_vocab_json(vocab_json)
+    raise ConvertError(
+        "tokeniser: found no table of OFA's ids, expected --bpe=FOLDER with OFA's dict.txt (utils/BPE of the OFA repository) or a "
+        "HF-style folder with vocab.json: with another order of ids the weights would read other words"
+    )
+
+
+def _write_run(out: Path, config: RunConfig, weights: Weights, table: str | None, progress: Callable[[str], None]) -> RunConfig:
+    vocab = dataclasses.replace(config.vocab, path=str(out / DICT_FILE)) if table is not None else config.vocab
+    config = dataclasses.replace(config, name=out.name, workdir=str(out), vocab=vocab)
+    with _new(out, folder=True) as new:
+        if table is not None:
+            (new / DICT_FILE).write_text(table, encoding="utf-8")
+        (new / "config.json").write_text(to_json(config))
+        tokenizer = load_tokenizer(dataclasses.replace(vocab, path=str(new / DICT_FILE))).digest if table is not None else ""
+        zero = jnp.zeros((), jnp.int32)
+        state = {"params": weights.params, "stats": weights.stats, "step": zero, "data_step": zero}
+        manager = CheckpointManager(new)
+        try:
+            manager.save(0, jax.tree.map(jnp.asarray, state), config=config, identity={"tokenizer": tokenizer}, wait=True)
+        finally:
+            manager.close()
+    progress(f"{out}: checkpoint of step 0" + (f", tokeniser table {DICT_FILE}" if table is not None else ", no tokeniser"))
+    return config
+
+
+@contextmanager
+def _new(out: Path, *, folder: bool) -> Iterator[Path]:
+    """A folder or file under a temporary name beside `out`, which becomes `out` at the end: what is cut off never counts."""
+    if out.exists():
+        raise ConvertError(f"{out}: found it there already, expected a new name; nothing was written")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        new = beside / out.name
+        if folder:
+            new.mkdir()
+        yield new
+        os.replace(new, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
