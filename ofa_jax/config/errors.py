@@ -22,6 +22,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete or of another model."""
 
 
+class ConvertError(UserError):
+    """Another program's file of weights that is missing, damaged, unsafe or of unknown format, or a state that cannot be written as one."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """Returns the part of a sentence that helps with an unknown `word`: the nearest option, or all of them when none is near."""
     options = list(options)
