@@ -41,7 +41,7 @@ def quickstart(*, steps: int, name: str = "quickstart", scale: int = 1) -> RunCo
     """Returns the quickstart's run of `steps` updates; `scale` multiplies the rows of its batch."""
     return RunConfig(
         name=name,
-        model=dataclasses.replace(SIZES["nano"], convolution="matmul", init_std=0.06),
+        model=dataclasses.replace(SIZES["nano"], convolution="matmul", init_std=0.06, image_norm="frozen"),
         vocab=VocabConfig(
             tokenizer="sentencepiece",
             path=f"{DIR}/tokenizer.model",

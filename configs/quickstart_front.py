@@ -18,9 +18,10 @@ def get_config(arg: str = "") -> RunConfig:
     config = quickstart(steps=800, name=FRONT)
     front = dataclasses.replace(
         config,
+        model=dataclasses.replace(config.model, image_norm="batch"),
         objective="picture_words",
         data=dataclasses.replace(config.data, blocks=blocks()),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=6e-3),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=4e-3),
         init=InitConfig(),
         eval=EvalConfig(),
         log_every=50,

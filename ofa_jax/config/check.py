@@ -12,7 +12,7 @@ from typing import Any
 
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
-from ofa_jax.config.schema import BlockConfig, RunConfig
+from ofa_jax.config.schema import UNK_ID, BlockConfig, RunConfig
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
 # of every image-text pair). `tasks/table.ROWS` says which tasks these are; a test holds the two together.
@@ -42,6 +42,7 @@ def problems(config: RunConfig, num_devices: int | None = None) -> Iterator[str]
     if wrong:
         return
     yield from _run(config)
+    yield from _loss(config)
     yield from _vocab(config)
     yield from _model(config)
     yield from _mesh(config, num_devices)
@@ -104,8 +105,6 @@ def _run(config: RunConfig) -> Iterator[str]:
     yield from _positive("checkpoint.every_steps", config.checkpoint.every_steps)
     yield from _at_least("checkpoint.every_s", config.checkpoint.every_s, 0)
     yield from _positive("checkpoint.keep", config.checkpoint.keep)
-    yield from _fraction("loss.label_smoothing", config.loss.label_smoothing, open_end=True)
-    yield from _at_least("loss.logit_chunk", config.loss.logit_chunk, 0)
     optimizer = config.optimizer
     yield from _positive("optimizer.learning_rate", optimizer.learning_rate)
     yield from _at_least("optimizer.end_learning_rate", optimizer.end_learning_rate, 0)
@@ -116,6 +115,26 @@ def _run(config: RunConfig) -> Iterator[str]:
     yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from _at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
     yield from _fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
+
+
+def _loss(config: RunConfig) -> Iterator[str]:
+    loss, size = config.loss, config.vocab.size
+    yield from _fraction("loss.label_smoothing", loss.label_smoothing, open_end=True)
+    yield from _at_least("loss.logit_chunk", loss.logit_chunk, 0)
+    ids = loss.constraint_range
+    if ids and not (len(ids) == 2 and UNK_ID < ids[0] < ids[1] <= size):
+        yield f"loss.constraint_range: found {ids}, expected none or two ids, a first from {UNK_ID + 1} and a larger end up to {size}"
+    for name in ("drop_worst", "drop_best"):
+        ratio, updates = getattr(loss, name)
+        yield from _fraction(f"loss.{name}", ratio, open_end=True)
+        yield from _at_least(f"loss.{name}", updates, 0)
+    yield from _fraction("loss.encouraging_log_end", loss.encouraging_log_end, open_end=False)
+    yield from _at_least("loss.r_drop_alpha", loss.r_drop_alpha, 0)
+    if config.objective == "picture_words":
+        for field in dataclasses.fields(loss):
+            value = getattr(loss, field.name)
+            if field.name not in ("label_smoothing", "logit_chunk") and value != field.default:
+                yield f"loss.{field.name}: found {value}, expected {field.default} for objective=picture_words, whose rows are no tokens"
 
 
 def _vocab(config: RunConfig) -> Iterator[str]:

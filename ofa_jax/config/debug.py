@@ -11,6 +11,7 @@ What changes, so that what writes and reads the fixtures agrees with the configs
   share them); its lines are replaced by one fixture line for each row kind that it had.
 - **Model.** Width 64, at most two layers of each stack in the config's proportion, one narrow block for each ResNet stage; stride,
   regularisation, normalisation and implementation choices stay, because they are what a debug run is meant to exercise.
+- **Loss.** A constraint range becomes that of the fixtures' image codes; chunks of logits are of at most 16 positions.
 - **Run.** 2 steps from drawn parameters, a workdir of its own, evaluation of at most 8 examples a set.
 """
 
@@ -76,7 +77,11 @@ def debug(config: RunConfig) -> RunConfig:
         data=dataclasses.replace(
             config.data, dir=FIXTURES_DIR, num_workers=0, blocks=tuple(_small_block(block, model) for block in config.data.blocks)
         ),
-        loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
+        loss=dataclasses.replace(
+            config.loss,
+            logit_chunk=min(config.loss.logit_chunk, 16),
+            constraint_range=(FIXTURE_VOCAB.first_code_id, FIXTURE_VOCAB.first_bin_id) if config.loss.constraint_range else (),
+        ),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
         init=InitConfig(),  # other runs' parameters have another shape
         eval=dataclasses.replace(

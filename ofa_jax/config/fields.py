@@ -30,6 +30,8 @@ def describe(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join("none" if arg is type(None) else describe(arg) for arg in args)
     if origin is tuple:
+        if args[-1] is not Ellipsis:
+            return " and ".join(map(describe, args)) + " separated by commas"
         return f"a list of {describe(args[0])} separated by commas"
     names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}
     if dataclasses.is_dataclass(kind):

@@ -48,10 +48,10 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """Returns the RunConfig that `to_json` wrote.
+    """Returns the RunConfig that `to_json` wrote, by this version of the schema or an older one.
 
-    Raises ConfigError for text that is not JSON, a field that the schema lacks or that is missing, and a value of another type:
-    a stored config is a record of what ran, so nothing is filled in silently.
+    A field that the text lacks has its default, which for a field added later must be what runs did before. Raises ConfigError for
+    text that is not JSON, a field that the schema lacks, a missing field without a default, and a value of another type.
     """
     try:
         data = json.loads(text)
@@ -90,8 +90,14 @@ def _row_text(row: Any, *, named: bool) -> str:
 
 
 def _text(value: Any, kind: Any) -> str:
-    # 1 and 1.0 are equal configs, so they must be equal text.
-    return repr(float(value)) if kind is float and matches(value, float) else repr(value)
+    # 1 and 1.0 are equal configs, so they must be equal text, also inside a tuple.
+    if kind is float and matches(value, float):
+        return repr(float(value))
+    if typing.get_origin(kind) is tuple and float in typing.get_args(kind) and matches(value, kind):
+        args = typing.get_args(kind)
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return repr(tuple(float(v) if of is float else v for v, of in zip(value, kinds, strict=True)))
+    return repr(value)
 
 
 def _build(kind: Any, data: Any, path: str) -> Any:
@@ -102,10 +108,10 @@ def _build(kind: Any, data: Any, path: str) -> Any:
         for name in data:
             if name not in hints:
                 raise ConfigError(f"stored {path}: found the unknown field {name}; {nearest(name, hints)}")
-        for name in hints:
-            if name not in data:
-                raise ConfigError(f"stored {path}: found no field {name}, expected {describe(hints[name])}")
-        return typing.cast(Any, kind)(**{name: _build(hint, data[name], f"{path}.{name}") for name, hint in hints.items()})
+        for field in dataclasses.fields(kind):
+            if field.name not in data and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise ConfigError(f"stored {path}: found no field {field.name}, expected {describe(hints[field.name])}")
+        return typing.cast(Any, kind)(**{name: _build(hints[name], value, f"{path}.{name}") for name, value in data.items()})
     if is_row_tuple(kind) and isinstance(data, list):
         return tuple(_build(typing.get_args(kind)[0], item, f"{path}.{i}") for i, item in enumerate(data))
     value = tuple(data) if typing.get_origin(kind) is tuple and isinstance(data, list) else data

@@ -175,6 +175,11 @@ class DataConfig:
 class LossConfig:
     label_smoothing: float = 0.0
     logit_chunk: int = 0  # target positions per chunk of the output layer; 0: all at once
+    constraint_range: tuple[int, ...] = ()  # (first, end): targets are these ids, end not included, or special ids; empty: any
+    drop_worst: tuple[float, int] = (0.0, 0)  # share of the target tokens with the largest losses left out, after how many updates
+    drop_best: tuple[float, int] = (0.0, 0)  # the same for the smallest losses of what is left
+    encouraging_log_end: float = 0.0  # probability from which the encouraging bonus is linear (official 0.75; 1: nowhere); 0: no bonus
+    r_drop_alpha: float = 0.0  # weight of the divergence between two runs of every sequence under dropout; 0: one run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,49 +1,45 @@
-"""The pretraining loss: label-smoothed cross-entropy with a confidence a sequence, and the sum of two token means.
+"""The pretraining loss: sums of token costs over blocks, and the sum of two token means.
 
-Token loss (the official criterion without a constraint range): with lp = log_softmax(logits) * confidence,
-`(1 - eps - eps_i) * -lp[y] + eps_i * -sum_v lp_v`, eps_i = eps / (V - 1), so that the target's whole weight is 1 - eps. V counts the
-ids that mean something; padded rows of the vocabulary matrix take no part.
-Total: L = sum over pairs / n(pairs) + sum over images and text together / n(images and text), n = number of non-pad target tokens of
-the global batch, without confidence (OFA's collater makes these two mini-batches and adds their losses).
+What a token costs is `train/token_loss`. Total: L = sum over pairs / n(pairs) + sum over images and text together / n(images and text),
+n = number of target tokens of the global batch that carry loss, without confidence (OFA's collater makes these two mini-batches and
+adds their losses). Drop-worst and drop-best choose among all tokens of such a mini-batch, and n counts those that stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ofa_jax.config.schema import PAD_ID
+from ofa_jax.config.schema import PAD_ID, LossConfig
+from ofa_jax.train.token_loss import COPIES, TokenCosts, by_copy, keep_mask, token_costs, undropped
 
 
 class LossSums(NamedTuple):
-    """Sums over the target tokens of one or several blocks; additive."""
+    """Sums over the target tokens of one or several blocks; additive. The copies of R-Drop count each."""
 
-    loss: jax.Array  # float []: weighted, smoothed
-    num_tokens: jax.Array  # float []: non-pad target tokens, unweighted
-    task_nll: jax.Array  # float [num_tasks]: plain negative log-likelihood, in nats, without confidence or smoothing
-    task_tokens: jax.Array  # float [num_tasks]
+    loss: jax.Array  # float []: weighted, smoothed, with the config's additions, over the tokens that stay
+    num_tokens: jax.Array  # float []: the tokens that stay, unweighted
+    task_nll: jax.Array  # float [num_tasks]: plain negative log-likelihood in nats of all target tokens, dropped ones too
+    task_tokens: jax.Array  # float [num_tasks]: all target tokens
 
 
-def token_losses(
-    logits: jax.Array, *, target_ids: jax.Array, confidence: jax.Array, vocab_size: int, label_smoothing: float
-) -> tuple[jax.Array, jax.Array]:
-    """Returns (loss, nll), both float [Q, T]: the weighted smoothed loss and the unweighted negative log-likelihood of each token.
+class RankedTokens(NamedTuple):
+    """Tokens of one block among which drop-worst and drop-best choose, [Q, T]; the copies of R-Drop stay or go together."""
 
-    logits: float [Q, T, padded V]; entries from `vocab_size` on are very negative. target_ids: int [Q, T]. confidence: float [Q].
-    Pad positions are not masked here.
-    """
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    nll = -jnp.take_along_axis(log_probs, target_ids[..., None], axis=-1)[..., 0]
-    if label_smoothing == 0.0:
-        return nll * confidence[:, None], nll
-    eps_i = label_smoothing / (vocab_size - 1)
-    real = jnp.arange(logits.shape[-1]) < vocab_size
-    smooth = -jnp.sum(jnp.where(real, log_probs, 0.0), axis=-1)
-    return ((1.0 - label_smoothing - eps_i) * nll + eps_i * smooth) * confidence[:, None], nll
+    loss: jax.Array  # float: of all copies
+    rank: jax.Array  # float: of the first copy
+    keep: jax.Array  # bool: carries loss
+
+
+class BlockLoss(NamedTuple):
+    """What one block costs."""
+
+    sums: LossSums  # over all its tokens
+    tokens: RankedTokens | None  # None where the config drops nothing
 
 
 def block_loss(
@@ -55,49 +51,95 @@ def block_loss(
     task_ids: jax.Array,
     num_tasks: int,
     vocab_size: int,
-    label_smoothing: float,
-    chunk: int = 0,
-) -> LossSums:
-    """Returns the sums of one block.
+    config: LossConfig,
+    allowed: jax.Array | None = None,
+    ignore_prefix: int = 0,
+    ignore_eos: bool = False,
+) -> BlockLoss:
+    """Returns what one block costs, before anything is dropped.
 
-    hidden: float [Q, T, D], the decoder's output. logits_of: hidden [Q, C, D] -> logits [Q, C, padded V]. target_ids: int32 [Q, T],
-    PAD where there is no loss. confidence: float [Q]. task_ids: int32 [Q], -1 for padding sequences, which carry no loss.
-    chunk: with a positive value the logits of that many positions exist at a time, forward and backward (they are computed again
-    in the backward pass); values are the same up to the order of sums.
+    With `config.logit_chunk` the logits of that many positions exist at a time, forward and backward (they are computed again in the
+    backward pass); values are the same up to the order of sums.
+
+    Args:
+      hidden: float [Q, T, D], the decoder's output; with `config.r_drop_alpha`, Q counts the copies of every sequence, neighbours.
+      logits_of: hidden [Q, C, D] -> logits [Q, C, padded V].
+      target_ids: int32 [Q, T], PAD where there is no loss.
+      confidence: float [Q].
+      task_ids: int32 [Q], -1 for padding sequences, which carry no loss.
+      allowed: bool [Q, T, V], the ids that a trie allows; None: all, or those of `config.constraint_range`.
+      ignore_prefix, ignore_eos: as in `keep_mask`.
     """
+    by_token = config.drop_worst[0] > 0 or config.drop_best[0] > 0
 
-    def sums(hidden: jax.Array, target_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        loss, nll = token_losses(
-            logits_of(hidden), target_ids=target_ids, confidence=confidence, vocab_size=vocab_size, label_smoothing=label_smoothing
+    def costs(hidden: jax.Array, target_ids: jax.Array, allowed: jax.Array | None) -> TokenCosts:
+        token = token_costs(
+            logits_of(hidden), target_ids=target_ids, confidence=confidence, vocab_size=vocab_size, config=config, allowed=allowed
         )
         keep = target_ids != PAD_ID
-        return jnp.sum(jnp.where(keep, loss, 0.0), axis=1), jnp.sum(jnp.where(keep, nll, 0.0), axis=1)
+        token = TokenCosts(jnp.where(keep, token.loss, 0.0), token.rank if by_token else None, jnp.where(keep, token.nll, 0.0))
+        return token if by_token else _sum_positions(token)
 
-    target_ids = jnp.where(task_ids[:, None] < 0, PAD_ID, target_ids)
-    length = target_ids.shape[1]
-    if chunk and chunk < length:
-        missing = -length % chunk
-        padded_hidden = jnp.pad(hidden, ((0, 0), (0, missing), (0, 0)))
-        padded_ids = jnp.pad(target_ids, ((0, 0), (0, missing)), constant_values=PAD_ID)
-        num_chunks = (length + missing) // chunk
-        hidden_chunks = jnp.moveaxis(padded_hidden.reshape(hidden.shape[0], num_chunks, chunk, hidden.shape[2]), 1, 0)
-        id_chunks = jnp.moveaxis(padded_ids.reshape(hidden.shape[0], num_chunks, chunk), 1, 0)
-        chunk_losses, chunk_nlls = lax.map(lambda c: jax.checkpoint(sums)(*c), (hidden_chunks, id_chunks))
-        sequence_loss, sequence_nll = jnp.sum(chunk_losses, axis=0), jnp.sum(chunk_nlls, axis=0)
+    keep = keep_mask(target_ids, task_ids, ignore_prefix=ignore_prefix, ignore_eos=ignore_eos)
+    target_ids = jnp.where(keep, target_ids, PAD_ID)
+    if 0 < config.logit_chunk < target_ids.shape[1]:
+        sequence = _in_chunks(costs, (hidden, target_ids, allowed), chunk=config.logit_chunk, by_token=by_token)
     else:
-        sequence_loss, sequence_nll = sums(hidden, target_ids)
-    sequence_tokens = jnp.sum(target_ids != PAD_ID, axis=1).astype(sequence_nll.dtype)
+        sequence = costs(hidden, target_ids, allowed)
+    tokens = None
+    if by_token:
+        tokens = RankedTokens(sequence.loss, sequence.rank, keep)
+        if config.r_drop_alpha:
+            loss, rank, keep = map(by_copy, tokens)
+            tokens = RankedTokens(jnp.sum(loss, axis=1), rank[:, 0], keep[:, 0])
+        sequence = _sum_positions(sequence._replace(rank=None))
+    sequence_tokens = jnp.sum(target_ids != PAD_ID, axis=1).astype(sequence.nll.dtype)
     # A padding sequence's id -1 would wrap to the last task: it has no tokens and no loss, so any bin takes its zeros.
     bins = jnp.maximum(task_ids, 0)
-    return LossSums(
-        loss=jnp.sum(sequence_loss),
+    sums = LossSums(
+        loss=jnp.sum(sequence.loss),
         num_tokens=jnp.sum(sequence_tokens),
-        task_nll=jax.ops.segment_sum(lax.stop_gradient(sequence_nll), bins, num_segments=num_tasks),
+        task_nll=jax.ops.segment_sum(lax.stop_gradient(sequence.nll), bins, num_segments=num_tasks),
         task_tokens=jax.ops.segment_sum(sequence_tokens, bins, num_segments=num_tasks),
     )
+    return BlockLoss(sums, tokens)
 
 
-def add_sums(parts: list[LossSums]) -> LossSums:
+def _sum_positions(costs: TokenCosts) -> TokenCosts:
+    return jax.tree.map(lambda x: jnp.sum(x, axis=1), costs)
+
+
+def _in_chunks(costs: Callable[..., TokenCosts], inputs: tuple[jax.Array | None, ...], *, chunk: int, by_token: bool) -> TokenCosts:
+    """Returns `costs(*inputs)` for inputs [Q, T, ...] (or None), computed for `chunk` positions at a time, and again backward."""
+    length = jax.tree.leaves(inputs)[0].shape[1]
+
+    def split(x: jax.Array) -> jax.Array:
+        # One filler serves all inputs: with PAD as target nothing else at the position counts.
+        x = jnp.pad(x, ((0, 0), (0, -length % chunk), *((0, 0),) * (x.ndim - 2)), constant_values=PAD_ID)
+        return jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // chunk, chunk, *x.shape[2:]), 1, 0)
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, :length] if by_token else jnp.sum(x, axis=0)
+
+    return jax.tree.map(join, lax.map(lambda pieces: jax.checkpoint(costs)(*pieces), jax.tree.map(split, inputs)))
+
+
+def group_sums(blocks: Sequence[BlockLoss], *, config: LossConfig, step: jax.Array | int) -> LossSums:
+    """Returns the sums of the blocks (at least one) that share a quotient, after the config's drop-worst and drop-best.
+
+    step: int [], updates made before this one; dropping begins after the number of updates that the config names.
+    """
+    sums = add_sums([block.sums for block in blocks])
+    tokens = [block.tokens for block in blocks if block.tokens is not None]
+    if not tokens:
+        return sums
+    loss, rank, keep = (jnp.concatenate([jnp.ravel(x) for x in field]) for field in zip(*tokens, strict=True))
+    stays = undropped(rank, keep, step=step, drop_worst=config.drop_worst, drop_best=config.drop_best)
+    copies = COPIES if config.r_drop_alpha else 1
+    return sums._replace(loss=jnp.sum(jnp.where(stays, loss, 0.0)), num_tokens=copies * jnp.sum(stays).astype(loss.dtype))
+
+
+def add_sums(parts: Sequence[LossSums]) -> LossSums:
     """Returns the sums over several blocks (at least one)."""
     total = parts[0]
     for part in parts[1:]:

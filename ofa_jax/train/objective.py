@@ -21,11 +21,12 @@ class Objective(Protocol):
         """Returns freshly drawn parameters and the running statistics of an untrained model; works under `jax.eval_shape`."""
 
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int
+        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
         """Returns (the loss of one global batch, (new running statistics, sums by group)).
 
         key: of this data step; None means evaluation: nothing random, and no update of the statistics.
+        step: int [], updates made before this one; a loss may change in the course of a run.
         """
 
     def num_params(self, params: Any) -> int:

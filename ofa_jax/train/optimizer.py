@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ofa_jax.config.schema import OptimizerConfig
+from ofa_jax.parallel.rules import key_path_parts
 
 CLIP_EPS = 1e-6  # added to the norm before dividing, as PyTorch's and fairseq's clipping do
 
@@ -82,14 +83,27 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
-    """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate."""
+def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformation:
+    """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
+
+    frozen_norms: the scales and biases of the image front's batch norms are constants (buffers in the official code): no decay.
+    """
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, mask=_decays if frozen_norms else None),
         optax.scale_by_learning_rate(learning_rate(config, steps=steps)),
     )
+
+
+def _decays(params: Any) -> Any:
+    """Where a parameter is none of a batch norm."""
+
+    def decays(path: Any, _: Any) -> bool:
+        parts = key_path_parts(path)
+        return not (parts[0] == "resnet" and "norm" in parts[-2])
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def average(ema: Any, params: Any, *, decay: float, count: jax.Array) -> Any:

@@ -47,8 +47,9 @@ class PictureWords:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int
+        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
+        del step  # a row's loss is the same at every update
         namer, vocab = nnx.merge(self.graphdef, params), self.config.vocab
         groups: dict[str, list[LossSums]] = {}
         # All pictures go through the front at once: normalised block by block, they would meet other running statistics afterwards.

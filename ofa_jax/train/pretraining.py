@@ -1,6 +1,9 @@
 """OFA's objective: every block is encoded and decoded, and the two token means of `train/loss` are added.
 
-For every block the images are embedded once and the sequences of a row share them.
+For every block the images are embedded once and the sequences of a row share them. R-Drop runs every sequence twice, side by side,
+with dropout and sampled patches of its own. The official code repeats the images too; here the copies share one image's features.
+Those are the same numbers where the ResNet drops no paths: batch means and variances do not change when every image occurs twice (the
+unbiased running variance of n values a channel does, by a factor of (n - 1/2) / (n - 1)). Dropped paths are the same for both copies.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ofa_jax.config.schema import BlockConfig, RunConfig
+from ofa_jax.config.schema import BlockConfig, LossConfig, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
-from ofa_jax.train.loss import LossSums, add_sums, block_loss, total_loss
+from ofa_jax.train.loss import BlockLoss, LossSums, block_loss, group_sums, total_loss
+from ofa_jax.train.token_loss import COPIES
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
@@ -39,9 +43,9 @@ class Pretraining:
         return ofa.num_params(params, self.config.vocab)
 
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int
+        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
     ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
-        return batch_loss(params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks)
+        return batch_loss(params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step)
 
 
 def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
@@ -51,22 +55,34 @@ def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) ->
 
 
 def batch_loss(
-    params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, graphdef: Any, config: RunConfig, num_tasks: int
+    params: Any,
+    stats: Any,
+    blocks: dict[str, Block],
+    key: jax.Array | None,
+    *,
+    graphdef: Any,
+    config: RunConfig,
+    num_tasks: int,
+    step: jax.Array | int = 0,
 ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
     """Returns (L, (new running statistics, sums by group)) of one global batch.
 
-    key: of this data step; None means no dropout, all patches, and no update of the statistics (evaluation of the loss).
+    key: of this data step; None means no dropout, all patches, no update of the statistics and, of the loss's options, the constraint
+    range alone (evaluation of the loss). step: int [], updates made before this one.
     """
     model = nnx.merge(graphdef, params)
-    train = key is not None
-    sums: dict[str, list[LossSums]] = {}
+    plain = LossConfig(logit_chunk=config.loss.logit_chunk, constraint_range=config.loss.constraint_range)
+    loss_config = plain if key is None else config.loss
+    parts: dict[str, list[BlockLoss]] = {}
     for stream in STREAMS:
         members = [(i, b) for i, b in enumerate(config.data.blocks) if b.stream == stream]
         features, stats = _embed_stream(model, stats, members, blocks, key)
         for index, block_config in members:
             block_key = None if key is None else jax.random.fold_in(key, index)
-            hidden = _decode_block(model, block_config, blocks[block_config.name], features.get(block_config.name), block_key)
             block = blocks[block_config.name]
+            if loss_config.r_drop_alpha:
+                block = repeat_sequences(block)
+            hidden = _decode_block(model, block_config, block, features.get(block_config.name), block_key)
             part = block_loss(
                 hidden,
                 logits_of=model.logits,
@@ -75,13 +91,18 @@ def batch_loss(
                 task_ids=block.task_ids,
                 num_tasks=num_tasks,
                 vocab_size=config.vocab.size,
-                label_smoothing=config.loss.label_smoothing if train else 0.0,
-                chunk=config.loss.logit_chunk,
+                config=loss_config,
             )
-            sums.setdefault(GROUP_OF_STREAM[stream], []).append(part)
-    groups = {name: add_sums(parts) for name, parts in sums.items()}
+            parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
+    groups = {name: group_sums(members, config=loss_config, step=step) for name, members in parts.items()}
     loss, _ = total_loss(groups)
     return loss, (stats, groups)
+
+
+def repeat_sequences(block: Block) -> Block:
+    """Returns the block with every sequence `COPIES` times in a row, which its picture still owns; rows and images stay as they are."""
+    names = ("source_ids", "decoder_ids", "target_ids", "confidence", "code_mask", "task_ids")
+    return block._replace(**{name: jnp.repeat(getattr(block, name), COPIES, axis=0) for name in names})
 
 
 def _embed_stream(

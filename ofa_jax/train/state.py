@@ -38,6 +38,11 @@ def run_key(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
+def run_optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of a run."""
+    return make_optimizer(config.optimizer, steps=config.steps, frozen_norms=config.model.image_norm == "frozen")
+
+
 def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
     params, stats = make_objective(config).init(run_key(config.seed, INIT_KEY))
     return TrainState(
@@ -53,13 +58,13 @@ def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
 
 def abstract_state(config: RunConfig) -> TrainState:
     """Returns the state as shapes and dtypes, without making an array. Needs little time at any model size."""
-    tx = make_optimizer(config.optimizer, steps=config.steps)
+    tx = run_optimizer(config)
     return jax.eval_shape(lambda: _initial(config, tx))
 
 
 def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
     """Returns a `TrainState` of `NamedSharding`: parameters, moments and average by the rules table, everything else replicated."""
-    tx = make_optimizer(config.optimizer, steps=config.steps)
+    tx = run_optimizer(config)
     abstract = abstract_state(config)
     params = param_shardings(abstract.params, mesh)
     whole = replicated(mesh)
@@ -77,7 +82,7 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
 
 def init_state(config: RunConfig, mesh: Mesh) -> TrainState:
     """Returns the state at step 0, made on the devices where it stays; a pure function of the config, its seed included."""
-    tx = make_optimizer(config.optimizer, steps=config.steps)
+    tx = run_optimizer(config)
     # On a CPU an optimised program that runs once takes three times as long to compile as an unoptimised one, and draws no faster.
     on_cpu = next(iter(mesh.devices.flat)).platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None

@@ -20,9 +20,10 @@ from ofa_jax.data.batch import Batch, Block
 from ofa_jax.parallel.mesh import batch_sharding, replicated
 from ofa_jax.train.loss import add_sums, total_loss
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.optimizer import average, learning_rate, make_optimizer
+from ofa_jax.train.optimizer import average, learning_rate
 from ofa_jax.train.pretraining import code_rows
-from ofa_jax.train.state import DATA_KEY, TrainState, run_key, state_shardings
+from ofa_jax.train.state import DATA_KEY, TrainState, run_key, run_optimizer, state_shardings
+from ofa_jax.train.token_loss import check_targets, range_mask
 
 
 class StepMetrics(NamedTuple):
@@ -46,14 +47,17 @@ def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainSt
     It is compiled at its first call, for the shapes of the config; `num_compilations` tells how often it was.
     """
     check_streams(config)
-    tx = make_optimizer(config.optimizer, steps=config.steps)
+    tx = run_optimizer(config)
     schedule = learning_rate(config.optimizer, steps=config.steps)
     objective = make_objective(config)
 
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
-        loss_of = jax.value_and_grad(lambda params: objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks), has_aux=True)
-        (loss, (stats, groups)), grads = loss_of(state.params)
+
+        def loss_of(params: Any) -> Any:
+            return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step)
+
+        (loss, (stats, groups)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -102,7 +106,8 @@ def check_streams(config: RunConfig) -> None:
 
 
 def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
-    """Raises `UserError` when a host's batch does not have the config's blocks and shapes, or holds an id outside the vocabulary."""
+    """Raises `UserError` when a host's batch does not have the config's blocks and shapes, or holds an id outside the vocabulary, or a
+    target outside `loss.constraint_range`."""
     expected_names = [b.name for b in config.data.blocks]
     if list(batch.blocks) != expected_names:
         raise UserError(f"batch {batch.data_step}: found blocks {list(batch.blocks)}, expected {expected_names}")
@@ -120,6 +125,9 @@ def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
             low, high = int(np.min(ids)), int(np.max(ids))
             if low < 0 or high >= config.vocab.size:
                 raise UserError(f"{where}, {field}: found id {low if low < 0 else high}, expected 0 to {config.vocab.size - 1}")
+        if config.loss.constraint_range:
+            allowed = range_mask(config.loss.constraint_range, num_ids=config.vocab.size)
+            check_targets(block.target_ids, allowed, where=f"{where}, target_ids (loss.constraint_range={config.loss.constraint_range})")
         if code_rows(block_config) == "none" and block.code_mask.any():
             raise UserError(f"{where}, code_mask: found a target of image codes, expected none, as no source's row is image_infilling")
 

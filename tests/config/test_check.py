@@ -10,7 +10,7 @@ import pytest
 from ofa_jax.config.check import SEQUENCES_PER_ITEM, TASK_NAMES, check, problems, resolve_mesh
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import override, read_config
-from ofa_jax.config.schema import EvalSetConfig, SourceConfig
+from ofa_jax.config.schema import EvalSetConfig, LossConfig, SourceConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +33,15 @@ BROKEN = {
     "workdir=runs/{run}": "workdir: found 'runs/{run}'",
     "loss.label_smoothing=1": "loss.label_smoothing: found 1.0, expected a number from 0 to 1, 1 not included",
     "loss.logit_chunk=-1": "loss.logit_chunk: found -1",
+    "loss.constraint_range=4": "loss.constraint_range: found (4,), expected none or two ids, a first from 4 and a larger end up to",
+    "loss.constraint_range=3,9": "loss.constraint_range: found (3, 9)",
+    "loss.constraint_range=9,9": "loss.constraint_range: found (9, 9)",
+    "loss.constraint_range=4,99999": "loss.constraint_range: found (4, 99999)",
+    "loss.drop_worst=1,0": "loss.drop_worst: found 1.0, expected a number from 0 to 1, 1 not included",
+    "loss.drop_worst=0.2,-1": "loss.drop_worst: found -1, expected at least 0",
+    "loss.drop_best=-0.1,0": "loss.drop_best: found -0.1",
+    "loss.encouraging_log_end=1.1": "loss.encouraging_log_end: found 1.1, expected a number from 0 to 1",
+    "loss.r_drop_alpha=-1": "loss.r_drop_alpha: found -1.0, expected at least 0",
     "optimizer.learning_rate=0": "optimizer.learning_rate: found 0.0, expected more than 0",
     "optimizer.warmup_fraction=2": "optimizer.warmup_fraction: found 2.0",
     "optimizer.beta2=1": "optimizer.beta2: found 1.0",
@@ -141,10 +150,25 @@ def test_a_group_of_frozen_statistics_needs_no_division(large):
         ({"precision": "fp8"}, "precision: found 'fp8', expected one of f32, bf16, f64"),
         ({"model": None}, "model: found None, expected a ModelConfig"),
         ({"name": 3}, "name: found 3, expected a text"),
+        (
+            {"loss": LossConfig(drop_worst=(0.2, 0.5))},
+            "loss.drop_worst: found (0.2, 0.5), expected a finite number and an integer separated by commas",
+        ),
     ],
 )
 def test_a_config_file_with_a_value_of_the_wrong_type(nano, change, sentence):
     assert list(problems(dataclasses.replace(nano, **change))) == [sentence]
+
+
+def test_a_picture_words_run_has_none_of_the_token_losses():
+    front = read_config(str(ROOT / "configs" / "quickstart_front.py"))
+    (sentence,) = problems(override(front, [("loss.drop_best", "0.1,5")]))
+    assert sentence == "loss.drop_best: found (0.1, 5), expected (0.0, 0) for objective=picture_words, whose rows are no tokens"
+
+
+def test_the_options_of_the_loss_that_are_legal(nano):
+    flags = {"constraint_range": "4,9", "drop_worst": "0.2,6000", "drop_best": "0.05,0", "encouraging_log_end": "1", "r_drop_alpha": "5"}
+    assert list(problems(override(nano, [(f"loss.{name}", text) for name, text in flags.items()]))) == []
 
 
 def test_wrong_types_inside_a_mixture(nano):

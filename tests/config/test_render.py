@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import override, read_config
 from ofa_jax.config.render import config_hash, diff, from_json, leaves, render, to_json
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import InitConfig, RunConfig
 from ofa_jax.config.sizes import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,11 @@ def test_an_empty_table_is_a_leaf_too():
 
 
 def test_equal_configs_have_equal_text_and_hash():
-    written_as_int = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, clip_norm=1))
+    written_as_int = dataclasses.replace(
+        CONFIG,
+        optimizer=dataclasses.replace(CONFIG.optimizer, clip_norm=1),
+        loss=dataclasses.replace(CONFIG.loss, drop_worst=(0, 0)),
+    )
     assert written_as_int == CONFIG
     assert render(written_as_int) == render(CONFIG)
     assert config_hash(written_as_int) == config_hash(CONFIG)
@@ -90,7 +94,10 @@ def _stored(change) -> str:
         ("{", "stored config: found no JSON at line 1"),
         ("[]", "stored config: found \\[\\], expected a group of fields"),
         (_stored(lambda d: d.update(stepz=1)), "stored config: found the unknown field stepz; did you mean steps?"),
-        (_stored(lambda d: d.pop("seed")), "stored config: found no field seed, expected an integer"),
+        (_stored(lambda d: d.pop("name")), "stored config: found no field name, expected a text"),
+        (_stored(lambda d: d["model"].pop("width")), "stored config.model: found no field width, expected an integer"),
+        (_stored(lambda d: d["data"]["blocks"][0].pop("rows")), "stored config.data.blocks.0: found no field rows, expected an integer"),
+        (_stored(lambda d: d["loss"].update(drop_worst=[0.1])), "stored config.loss.drop_worst: found \\[0.1\\], expected a finite number"),
         (_stored(lambda d: d["model"].update(width="wide")), "stored config.model.width: found 'wide', expected an integer"),
         (_stored(lambda d: d["data"]["blocks"][1].update(stream="sound")), "stored config.data.blocks.1.stream: found 'sound'"),
         (_stored(lambda d: d["data"].update(blocks=3)), "stored config.data.blocks: found 3"),
@@ -99,6 +106,19 @@ def _stored(change) -> str:
 def test_a_stored_config_that_does_not_fit(text, sentence):
     with pytest.raises(ConfigError, match=sentence):
         from_json(text)
+
+
+def test_a_config_stored_before_a_field_existed_has_its_default():
+    def older(d):
+        del d["loss"]["drop_worst"], d["optimizer"]["ema_decay"], d["data"]["blocks"][0]["num_patches"], d["init"]
+
+    expected = dataclasses.replace(
+        CONFIG,
+        optimizer=dataclasses.replace(CONFIG.optimizer, ema_decay=0.0),
+        data=dataclasses.replace(CONFIG.data, blocks=(dataclasses.replace(CONFIG.data.blocks[0], num_patches=0), *CONFIG.data.blocks[1:])),
+        init=InitConfig(),
+    )
+    assert from_json(_stored(older)) == expected
 
 
 def test_numbers_that_json_cannot_hold_are_refused():

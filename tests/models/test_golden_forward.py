@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ofa_jax.config.schema import LossConfig
 from ofa_jax.models.ofa import OFA
+from ofa_jax.train.loss import block_loss, group_sums
 
 _SPEC = importlib.util.spec_from_file_location("models_golden", pathlib.Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(_SPEC)
@@ -113,15 +115,33 @@ def test_logits_whole(outputs):
     assert padded.size and (padded == 0).all(), "rows that pad the vocabulary must have probability 0"
 
 
-def test_token_losses(outputs):
-    logits = outputs["logits"]["000"][..., : golden.VOCAB.size].astype(np.float64)
-    targets = np.concatenate([golden.DECODER_IDS[:, 1:], [[2], [2], [1]]], 1)
-    targets[2, 8] = 2
-    keep = targets != 1
-    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    nll = -np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
-    assert keep.sum() == 33
-    close((nll * keep).sum(), 302.03568, 1e-3)
-    smooth, eps = -log_probs.sum(-1), 0.1
-    each = eps / (golden.VOCAB.size - 1)
-    close((((1 - eps - each) * nll + each * smooth) * keep).sum(), 305.10596, 1e-3)
+TARGET_IDS = np.where(np.arange(12) == [[11], [11], [8]], 2, np.roll(golden.DECODER_IDS, -1, 1))
+TARGET_IDS[2, 9:] = 1
+CONFIDENCE = np.float32([1, 0.3, 2])
+
+
+@pytest.mark.parametrize(
+    ("config", "confidence", "expected", "num_tokens"),
+    [
+        (LossConfig(), None, 302.03568, 33),
+        (LossConfig(0.1), None, 305.10596, 33),
+        (LossConfig(0.1), CONFIDENCE, 300.41110, 33),
+        (LossConfig(0.1, drop_worst=(0.2, 0)), CONFIDENCE, 164.41252, 26),
+        (LossConfig(0.1, constraint_range=(100, 200)), None, 272.69583, 33),
+        (LossConfig(0.1, encouraging_log_end=0.75, drop_worst=(0.05, 0)), None, 276.38695, 31),
+    ],
+)
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_losses(outputs, config, confidence, expected, num_tokens, chunk):
+    targets = TARGET_IDS
+    if config.constraint_range:
+        targets = np.where((targets > 3) & ((targets < 100) | (targets >= 200)), 2, targets)
+    config = dataclasses.replace(config, logit_chunk=chunk)
+    block = block_loss(
+        jnp.asarray(outputs["logits"]["000"]), logits_of=lambda logits: logits, target_ids=jnp.asarray(targets),
+        confidence=jnp.ones(3) if confidence is None else jnp.asarray(confidence), task_ids=jnp.zeros(3, int), num_tasks=1,
+        vocab_size=golden.VOCAB.size, config=config,
+    )  # fmt: skip
+    sums = group_sums([block], config=config, step=1)
+    assert float(sums.num_tokens) == num_tokens
+    np.testing.assert_allclose(sums.loss, expected, rtol=2e-6)

@@ -1,30 +1,15 @@
-"""The loss against plain NumPy in float64, written from the formulas; chunks; groups and padding."""
+"""Sums over blocks: each token once and by its task, chunks, groups and padding. What a token costs is `test_token_loss`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from ofa_jax.config.schema import PAD_ID
-from ofa_jax.train.loss import LossSums, add_sums, block_loss, token_losses, total_loss
+from ofa_jax.config.schema import PAD_ID, LossConfig
+from ofa_jax.train.loss import LossSums, add_sums, block_loss, group_sums, total_loss
+from ofa_jax.train.token_loss import token_costs
 
 V, PADDED, TASKS = 11, 16, 3
-
-
-def reference(logits, targets, confidence, eps):
-    """Token by token: -lp[y], -sum lp, confidence times log-probabilities, over the V ids that mean something."""
-    loss = np.zeros(targets.shape)
-    nll = np.zeros(targets.shape)
-    for q, t in np.ndindex(targets.shape):
-        row = logits[q, t, :V].astype(np.float64)
-        lp = row - row.max() - np.log(np.sum(np.exp(row - row.max())))
-        eps_i = eps / (V - 1)
-        weighted = lp * confidence[q]
-        loss[q, t] = (1 - eps - eps_i) * -weighted[targets[q, t]] + eps_i * -weighted.sum()
-        nll[q, t] = -lp[targets[q, t]]
-    return loss, nll
 
 
 def example(seed, queries=4, length=7):
@@ -37,25 +22,23 @@ def example(seed, queries=4, length=7):
     return logits, targets, draw.choice(np.float32([0.25, 1, 2]), size=queries), draw.integers(0, TASKS, size=queries).astype(np.int32)
 
 
-@given(seed=st.integers(0, 10**6), eps=st.sampled_from([0.0, 0.1, 0.3]))
-@settings(max_examples=10, deadline=None)
-def test_token_losses_are_the_formula(seed, eps):
-    logits, targets, confidence, _ = example(seed)
-    found = token_losses(jnp.asarray(logits), target_ids=jnp.asarray(targets), confidence=confidence, vocab_size=V, label_smoothing=eps)
-    for a, b in zip(found, reference(logits, targets, confidence, eps), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+SMOOTHED = LossConfig(label_smoothing=0.1)
 
 
-def sums(logits, targets, confidence, tasks, *, eps=0.1, chunk=0):
+def block(logits, targets, confidence, tasks, config):
     return block_loss(
         jnp.asarray(logits), logits_of=lambda h: h, target_ids=jnp.asarray(targets), confidence=jnp.asarray(confidence),
-        task_ids=jnp.asarray(tasks), num_tasks=TASKS, vocab_size=V, label_smoothing=eps, chunk=chunk,
+        task_ids=jnp.asarray(tasks), num_tasks=TASKS, vocab_size=V, config=config,
     )  # fmt: skip
+
+
+def sums(*arrays, config=SMOOTHED):
+    return jax.jit(lambda arrays: group_sums([block(*arrays, config)], config=config, step=1))(arrays)
 
 
 def test_sums_count_each_token_once_and_by_task():
     logits, targets, confidence, tasks = example(3)
-    loss, nll = reference(logits, targets, confidence, 0.1)
+    loss, _, nll = token_costs(jnp.asarray(logits), target_ids=targets, confidence=confidence, vocab_size=V, config=SMOOTHED)
     keep = targets != PAD_ID
     found = sums(logits, targets, confidence, tasks)
     np.testing.assert_allclose(found.loss, loss[keep].sum(), rtol=1e-6)
@@ -66,12 +49,35 @@ def test_sums_count_each_token_once_and_by_task():
         assert float(found.task_tokens[task]) == keep[rows].sum()
 
 
-def test_a_padding_sequence_counts_nowhere():
-    logits, targets, confidence, tasks = example(4)
-    with_padding = np.where(np.arange(4) == 1, -1, tasks).astype(np.int32)
-    rows = np.arange(4) != 1
-    found, expected = sums(logits, targets, confidence, with_padding), sums(logits[rows], targets[rows], confidence[rows], tasks[rows])
+EVERYTHING = LossConfig(0.1, 3, (4, V), (0.3, 0), (0.1, 0), 0.75, 1.5)
+
+
+@pytest.mark.parametrize("config", [SMOOTHED, EVERYTHING])
+def test_a_padding_sequence_counts_nowhere(config):
+    logits, targets, confidence, tasks = example(4, queries=6)
+    rows = ~np.isin(np.arange(6), [2, 3])  # 2 and 3 are copies of one sequence where there are copies
+    found = sums(logits, targets, confidence, np.where(rows, tasks, -1).astype(np.int32), config=config)
+    expected = sums(logits[rows], targets[rows], confidence[rows], tasks[rows], config=config)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
+def test_tokens_are_dropped_among_all_blocks_of_a_group():
+    config = LossConfig(0.1, drop_worst=(0.25, 5))
+    blocks, tokens = [], []
+    for seed, length in ((7, 5), (8, 9)):
+        logits, targets, confidence, tasks = example(seed, length=length)
+        blocks.append(block(logits, targets, confidence, tasks, config))
+        costs = token_costs(jnp.asarray(logits), target_ids=targets, confidence=confidence, vocab_size=V, config=config)
+        tokens += np.asarray(costs.loss)[targets != PAD_ID].tolist()
+    later = group_sums(blocks, config=config, step=6)
+    assert float(later.num_tokens) == int(len(tokens) * 0.75)
+    np.testing.assert_allclose(later.loss, sum(sorted(tokens)[: int(len(tokens) * 0.75)]), rtol=1e-6)
+    earlier = group_sums(blocks, config=config, step=5)
+    assert float(earlier.num_tokens) == len(tokens)
+    np.testing.assert_allclose(earlier.loss, sum(tokens), rtol=1e-6)
+    # What is reported by task is comparable before and after.
+    np.testing.assert_array_equal(earlier.task_nll, later.task_nll)
+    assert float(later.task_tokens.sum()) == len(tokens)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
@@ -85,8 +91,8 @@ def test_chunks_change_neither_values_nor_gradients(chunk):
     def loss(hidden, table, chunk):
         return block_loss(
             hidden, logits_of=lambda h: h @ table.T + never, target_ids=jnp.asarray(targets), confidence=jnp.asarray(confidence),
-            task_ids=jnp.asarray(tasks), num_tasks=TASKS, vocab_size=V, label_smoothing=0.1, chunk=chunk,
-        ).loss  # fmt: skip
+            task_ids=jnp.asarray(tasks), num_tasks=TASKS, vocab_size=V, config=LossConfig(0.1, logit_chunk=chunk),
+        ).sums.loss  # fmt: skip
 
     found, whole = (jax.value_and_grad(loss, argnums=(0, 1))(hidden, table, c) for c in (chunk, 0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, whole)
