@@ -7,6 +7,7 @@ one a beam, are EOS, so there is always one to go on for every beam. A beam with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID
 from ofa_jax.decode.cache import decode_step, init_cache, reorder
@@ -110,16 +113,22 @@ def search(next_logits: NextLogits, state: Any, rules: Rules, *, num: int, dtype
         place, live, ended, state = carry
         logits, state = next_logits(state, live.parents, live.last, place)
         log_probs = rules.log_probs(logits, live.ids, live.states, place)
-        live, ended = jax.vmap(lambda *one: _extend(*one, place, rules))(live, ended, log_probs)
+        candidates = (live.totals[..., None] + log_probs).reshape(num, -1)
+        extend = functools.partial(_extend, place, rules, log_probs.shape[-1])
+        live, ended = jax.vmap(extend)(live, ended, *_top_k(candidates, 2 * config.beam))
         return place + 1, live, ended, state
 
     return lax.while_loop(unfinished, step, (jnp.int32(0), live, ended, state))[2].sorted()
 
 
-def _extend(live: _Live, ended: Hypotheses, log_probs: jax.Array, place: jax.Array, rules: Rules) -> tuple[_Live, Hypotheses]:
-    """Returns one sequence's hypotheses, going on and ended, after the step at `place` with log_probs [beams, V]."""
-    config, (beams, size) = rules.config, log_probs.shape
-    totals, best = lax.top_k((live.totals[:, None] + log_probs).reshape(-1), 2 * beams)
+def _extend(
+    place: jax.Array, rules: Rules, size: int, live: _Live, ended: Hypotheses, totals: jax.Array, best: jax.Array
+) -> tuple[_Live, Hypotheses]:
+    """Returns one sequence's hypotheses, going on and ended, after the step at `place`.
+
+    `totals` and `best` are the scores and flat indices (beam * size + token) of the best candidates, twice as many as beams.
+    """
+    config, beams = rules.config, rules.config.beam
     parents, tokens = best // size, best % size
     ids = live.ids[parents].at[:, place].set(tokens)
     ends = (tokens == EOS_ID) & (totals > -jnp.inf)
@@ -133,3 +142,15 @@ def _extend(live: _Live, ended: Hypotheses, log_probs: jax.Array, place: jax.Arr
     on = jnp.argsort(ends, stable=True)[:beams]
     states = jax.vmap(rules.constraint.advance)(live.states[parents[on]], tokens[on])
     return _Live(ids[on], totals[on], states, parents[on], tokens[on]), ended
+
+
+def _top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Returns `lax.top_k` of the rows of x, computed where each row lies. Left alone, XLA gathers all rows on every device first."""
+
+    def partition(mesh, args, results):
+        rows = NamedSharding(mesh, PartitionSpec(*args[0].sharding.spec[:1]))
+        return mesh, lambda x: tuple(lax.top_k(x, k)), (rows, rows), (rows,)
+
+    top_k = custom_partitioning(lambda x: tuple(lax.top_k(x, k)))
+    top_k.def_partition(partition=partition, sharding_rule="q v -> q k, q k")
+    return top_k(x)

@@ -53,11 +53,14 @@ def build_trie(members: Iterable[Sequence[int]]) -> Trie:
     for ids in tails:
         if min(ids) < 0 or {BOS_ID, PAD_ID, EOS_ID}.intersection(ids[:-1]):
             raise ValueError(f"members: found {list(ids[:-1])}, expected ids of tokens without BOS, PAD and EOS")
-    tokens, first_child = [BOS_ID, PAD_ID], []
-    queue = [tails, [(EOS_ID,)]]  # of ROOT and LOST: the ways on from each node, sorted; it grows while it is read
+    tokens, first_child = [BOS_ID, PAD_ID], list[int]()
+    queue: list[list[tuple[int, ...]]] = [
+        [*tails],
+        [(EOS_ID,)],
+    ]  # of ROOT and LOST: the ways on from each node, sorted; it grows while it is read
     for ways in queue:
         first_child.append(len(tokens))
-        for token, group in itertools.groupby(filter(None, ways), key=operator.itemgetter(0)):
+        for token, group in itertools.groupby((way for way in ways if way), key=operator.itemgetter(0)):
             tokens.append(token)
             queue.append([way[1:] for way in group])
     return Trie(np.array(tokens, np.int32), np.array([*first_child, len(tokens)], np.int32))
