@@ -27,7 +27,6 @@ from ofa_jax.config.sizes import SIZES
 
 DIR = "data/quickstart"
 FRONT = "quickstart_front"  # the run that trains the image front first
-FRONT_PARTS = ("resnet", "embedding", "encoder.image_proj", "encoder.image_norm")
 SCENE_TASKS = ("captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling")
 SCENE_SPLITS = ("validation", "seen_composition", "unseen_composition", "unseen_artwork")
 
@@ -55,7 +54,7 @@ def quickstart(*, steps: int, name: str = "quickstart", scale: int = 1) -> RunCo
         optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_fraction=0.05, clip_norm=1.0, ema_decay=0.99),
         checkpoint=CheckpointConfig(every_steps=500, every_s=0.0, keep=2),
         eval=EvalConfig(sets=eval_sets(), batch_rows=64, source_len=80, target_len=72, image_px=64),
-        init=InitConfig(checkpoint=f"runs/{FRONT}", parts=FRONT_PARTS),
+        init=InitConfig(checkpoint=f"runs/{FRONT}", parts=("resnet",)),
         steps=steps,
         log_every=20,
     )

@@ -349,9 +349,8 @@ def _codes_fit(config: RunConfig, line: str, row: str, *, image_px: int, target_
 def _init(config: RunConfig) -> Iterator[str]:
     init = config.init
     for name in init.parts:
-        root = name.split(".")[0]  # what lies below it is known where the model is
-        if root not in MODEL_PARTS:
-            yield f"init.parts: found {name}, expected parts of the model; {nearest(root, MODEL_PARTS)}"
+        if name not in MODEL_PARTS:
+            yield f"init.parts: found {name}, expected parts of the model; {nearest(name, MODEL_PARTS)}"
     if init.parts and not init.checkpoint:
         yield f"init.parts: found {', '.join(init.parts)} without init.checkpoint, expected the run to take them from, or no parts"
 

@@ -218,7 +218,7 @@ class InitConfig:
     """Where a new run takes its first parameters from; a run that resumes has its own."""
 
     checkpoint: str = ""  # another run's folder, its checkpoints folder or one checkpoint; empty: all are drawn
-    parts: tuple[str, ...] = ()  # what to take: embedding, resnet, encoder, decoder, or below them (encoder.image_proj); empty: all
+    parts: tuple[str, ...] = ()  # the model's parts to take (embedding, resnet, encoder, decoder); none named: all of them
 
 
 @dataclasses.dataclass(frozen=True)

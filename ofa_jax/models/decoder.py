@@ -37,16 +37,19 @@ CodeRows = Literal["none", "all", "mixed"]
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers, and the position parts that do not change during generation."""
+    """Keys and values of all layers, and the position parts that do not change during generation.
+
+    Each of Q encoded sequences has B / Q hypotheses, which lie next to each other and share its cross keys.
+    """
 
     self_keys: jax.Array  # [N, B, H, T, K], filled up to the current place
     self_values: jax.Array
-    cross_keys: jax.Array  # [N, B, H, P+S, K]
+    cross_keys: jax.Array  # [N, Q, H, P+S, K]
     cross_values: jax.Array
-    self_bias: PositionBias  # of all T places
+    self_bias: PositionBias  # of all T places, first axis Q or 1
     cross_bias: PositionBias
     self_mask: jax.Array  # bool [B, T]: places that are written and not padding
-    cross_mask: jax.Array  # bool [B, P+S]
+    cross_mask: jax.Array  # bool [Q, P+S]
 
 
 class Decoded(NamedTuple):
@@ -98,14 +101,15 @@ class DecoderLayer(nnx.Module):
         """Returns the new x and this layer's self-attention keys and values.
 
         Args:
-          x: [Q, T, D], or [Q, 1, D] with `past`: keys, values [Q, H, T, K] and the place t (int scalar) that x is written to.
-          cross: keys and values of the encoder's states.
+          x: [Q, T, D], or [B, 1, D] with `past`: keys, values [B, H, T, K] and the place t (int scalar) that x is written to.
+          cross: keys and values of the encoder's states, [Q, H, P+S, K]; B is a multiple of Q (see `Cache`).
         """
         keys = split_key(key, 9)
         path_keys = keys[6:] if drop else [None] * 3
         h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, key=keys[0])
         x = x + drop_path(dropout(h, self.rate, keys[1]), drop_rate, path_keys[0])
-        h = self.cross_attention(self.cross_norm(x), cross, cross_bias, cross_mask, key=keys[2])
+        h = self.cross_norm(x).reshape(cross[0].shape[0], -1, x.shape[-1])  # hypotheses of one sequence are queries of the same keys
+        h = self.cross_attention(h, cross, cross_bias, cross_mask, key=keys[2]).reshape(x.shape)
         x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
         h = self.ffn(self.ffn_norm(x), key=keys[4])
         return x + drop_path(dropout(h, self.rate, keys[5]), drop_rate, path_keys[2]), (k, v)
@@ -220,8 +224,8 @@ class Decoder(nnx.Module):
         x, kept = run_layers(self.layers, step, x, self._layer_inputs(), num=config.decoder_layers, mode=config.layers, remat=config.remat)
         return self.norm(x), x, kept
 
-    def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows) -> Cache:
-        """Returns an empty cache for `length` decoder inputs."""
+    def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows, beams: int = 1) -> Cache:
+        """Returns an empty cache for `length` decoder inputs of `beams` hypotheses a sequence."""
         config = self.config
 
         def step(layer: DecoderLayer, carry: None, xs: None):
@@ -230,7 +234,7 @@ class Decoder(nnx.Module):
         _, (cross_keys, cross_values) = run_layers(
             self.layers, step, None, None, num=config.decoder_layers, mode=config.layers, remat="none"
         )
-        num = encoded.states.shape[0]
+        num = encoded.states.shape[0] * beams
         empty = jnp.zeros((config.decoder_layers, num, config.num_heads, length, config.head_width), cross_keys.dtype)
         self_bias, cross_bias = self._biases(encoded.positions, length, code_mask, code_rows)
         self_mask = jnp.zeros((num, length), bool)
@@ -246,11 +250,13 @@ class Decoder(nnx.Module):
         code_mask: jax.Array | None,
         code_rows: CodeRows,
     ) -> tuple[jax.Array, Cache]:
-        """Runs the stack on the inputs of one place: embedded [Q, D] of ids [Q] at `place` -> hidden [Q, D] and the new cache."""
-        config, length = self.config, cache.self_keys.shape[3]
+        """Runs the stack on the inputs of one place: embedded [B, D] of ids [B] at `place` -> hidden [B, D] and the new cache."""
+        config, length, beams = self.config, cache.self_keys.shape[3], ids.shape[0] // cache.cross_mask.shape[0]
+        code_mask = None if code_mask is None else jnp.repeat(jnp.asarray(code_mask), beams)
         x = self._norm_inputs(embedded[:, None], code_mask, code_rows)
         self_mask = lax.dynamic_update_slice_in_dim(cache.self_mask, (ids != PAD_ID)[:, None], place, 1)
         self_bias, cross_bias = _row(cache.self_bias, place), _row(cache.cross_bias, place)
+        self_bias = jax.tree.map(lambda x: x if x.shape[0] == 1 else jnp.repeat(x, beams, 0), self_bias)
 
         def relative_row(table: jax.Array, buckets: np.ndarray) -> jax.Array:
             row = lax.dynamic_index_in_dim(jnp.asarray(buckets), place, 0, keepdims=False)

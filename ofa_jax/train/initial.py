@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
-from ofa_jax.config.errors import CheckpointError, nearest
+from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.parallel.rules import key_path_parts
 from ofa_jax.train.state import TrainState
@@ -30,7 +30,7 @@ def take_parameters(config: RunConfig, state: TrainState) -> tuple[TrainState, s
             f"init.checkpoint: found no complete checkpoint in {manager.directory}, expected one; train that run first, "
             "or give --config.init.checkpoint= to start from drawn parameters"
         )
-    wanted = _named(state.params, parts)
+    wanted = {name: state.params[name] for name in parts}
     stats = state.stats if "resnet" in parts else None
     taken = manager.restore_params(_described(wanted), None if stats is None else _described(stats), step=step, only_wanted=True)
     new = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(taken.params)[0]}
@@ -50,24 +50,6 @@ def take_parameters(config: RunConfig, state: TrainState) -> tuple[TrainState, s
     )
     averaged = ", averaged weights" if taken.averaged else ""
     return state, f"first parameters of {', '.join(parts)} from step {taken.step} of {manager.directory}{averaged}"
-
-
-def _named(params: Any, parts: tuple[str, ...]) -> dict[str, Any]:
-    """The branches of `params` that the dotted names `parts` say, as nested dicts."""
-    found: dict[str, Any] = {}
-    for part in parts:
-        *above, last = part.split(".")
-        tree, node = params, found
-        for name in above:
-            tree, node = _below(tree, name, part), node.setdefault(name, {})
-        node[last] = _below(tree, last, part)
-    return found
-
-
-def _below(tree: Any, name: str, part: str) -> Any:
-    if name not in tree:
-        raise CheckpointError(f"init.parts: found {part}, expected a part of the model; {nearest(name, list(tree))}")
-    return tree[name]
 
 
 def _described(tree: Any) -> Any:
