@@ -101,8 +101,8 @@ def _run(argv: list[str]) -> int:
     elif flags.command == "describe":
         say(transfer.describe(flags.path))
     else:
-        config = load_config(argv)[0] if spec else None
-        return _verify(flags, transfer.verify_files(flags.state, flags.inputs, flags.expected, config=config, override=changed))
+        given = load_config(argv)[0] if spec else None
+        return _verify(flags, transfer.verify_files(flags.state, flags.inputs, flags.expected, config=given, override=changed))
     return 0
 
 

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": ("config", "parallel"),
     "checkpoint": ("config", "parallel"),
     "decode": ("config", "parallel", "models", "vocab.trie"),
-    "convert": ("config", "vocab", "models", "checkpoint"),
+    "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
 }

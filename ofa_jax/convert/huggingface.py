@@ -16,7 +16,7 @@ from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, ModelConfig, VocabConf
 from ofa_jax.vocab import gpt2_bpe
 
 CONFIG_FILE, VOCAB_FILE, MERGES_FILE, GENERATION_FILE = "config.json", "vocab.json", "merges.txt", "generation_config.json"
-_RESNETS = {(3, 4, 6): "resnet50", (3, 4, 23): "resnet101", (3, 8, 36): "resnet152", (2, 2, 2): "resnet18"}
+_RESNETS: dict[tuple[int, ...], str] = {(3, 4, 6): "resnet50", (3, 4, 23): "resnet101", (3, 8, 36): "resnet152", (2, 2, 2): "resnet18"}
 # config.json's field -> ours, where both mean the same number
 _FIELDS = {
     "d_model": "width", "encoder_ffn_dim": "ffn_width", "decoder_ffn_dim": "ffn_width", "encoder_attention_heads": "num_heads",

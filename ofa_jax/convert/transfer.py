@@ -94,10 +94,10 @@ def import_part(
     if part == "bart":
         positions = min(config.model.num_source_positions, config.model.num_target_positions)
         found, unused = initial.language_tensors(file.tensors, num_text=config.vocab.num_text, num_positions=positions, where=where)
-        mine = ("embedding", "encoder", "decoder")
+        mine = "embedding,encoder,decoder"
     else:
         found, unused = initial.resnet_tensors(file.tensors, where=where)
-        mine = ("resnet",)
+        mine = "resnet"
     params = jax.jit(lambda key: ofa.create(config.model, config.vocab, key)[1])(jax.random.key(config.seed))
     drawn = Weights(params, ofa.init_stats(config.model))
     weights, filled, left = fill(drawn, found, config.model, config.vocab, where=where)
@@ -111,7 +111,7 @@ def import_part(
         progress(f"{title}: {len(names)} tensors" + "".join(f"\n  {line}" for line in _grouped(names)))
     table = _dict_text(config.vocab, bpe, None) if part == "bart" else None
     written = _write_run(out, config, weights, table, progress)
-    progress(f"start a run from it with --config.init.checkpoint={out} --config.init.parts={','.join(mine)}")
+    progress(f"start a run from it with --config.init.checkpoint={out} --config.init.parts={mine}")
     return written
 
 

@@ -21,9 +21,10 @@ from ofa_jax.config.errors import ConvertError
 from ofa_jax.config.schema import PAD_ID, ModelConfig, VocabConfig
 from ofa_jax.convert.weights import Weights
 from ofa_jax.models import ofa
+from ofa_jax.models.decoder import CodeRows
 
 OUTPUTS = (
-    "resnet", "encoder_state_<i>", "encoder_out", "position_embeddings", "encoder_padding_mask",
+    "resnet", "encoder_padding_mask", "position_embeddings", "encoder_state_<i>", "encoder_out",
     "decoder_state_<i>", "cross_attn", "logits",
 )  # fmt: skip
 _INPUTS = {
@@ -91,6 +92,12 @@ def _grid(shape: tuple[int, ...], model: ModelConfig) -> tuple[int, int]:
     return -(-shape[2] // stride), -(-shape[3] // stride)
 
 
+def _code_rows(code_masks: np.ndarray | None) -> CodeRows:
+    if code_masks is None or not code_masks.any():
+        return "none"
+    return "all" if code_masks.all() else "mixed"
+
+
 def run(
     weights: Weights, inputs: Mapping[str, np.ndarray], model: ModelConfig, vocab: VocabConfig, *, precision: str = "f32"
 ) -> dict[str, np.ndarray]:
@@ -105,7 +112,7 @@ def run(
             given["patch_ids"] = jnp.asarray(inputs["patch_orders"])
     if "code_masks" in inputs:
         given["code_mask"] = jnp.asarray(inputs["code_masks"]).astype(bool)
-    rows = None if "code_masks" not in inputs or not inputs["code_masks"].any() else "all" if inputs["code_masks"].all() else "mixed"
+    rows = _code_rows(inputs.get("code_masks"))
 
     @jax.jit
     def forward(params: Any, stats: Any, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -123,13 +130,20 @@ def run(
         out.update({f"encoder_state_{i}": states for i, states in enumerate(encoded.layer_inputs)})
         out["encoder_out"], out["encoder_padding_mask"] = encoded.states, ~encoded.mask
         out["position_embeddings"] = jnp.broadcast_to(encoded.positions, encoded.states.shape)
-        decoded = network.trace_decode(encoded, given["prev_output_tokens"], given.get("code_mask"), code_rows=rows or "none")
+        decoded = network.trace_decode(encoded, given["prev_output_tokens"], given.get("code_mask"), code_rows=rows)
         out.update({f"decoder_state_{i}": states for i, states in enumerate(decoded.layer_inputs)})
         out["cross_attn"] = decoded.cross_probabilities[-1]
         out["logits"] = network.logits(decoded.hidden)[..., : vocab.size]
         return out
 
-    return jax.device_get(forward(weights.params, weights.stats, given))
+    found = jax.device_get(forward(weights.params, weights.stats, given))
+    return {name: found[name] for name in sorted(found, key=_place)}  # jit sorts by name
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where an output stands in the computation."""
+    stem, _, number = name.rpartition("_") if name[-1].isdigit() else (name, "", "0")
+    return [re.sub("_<i>", "", output) for output in OUTPUTS].index(stem), int(number)
 
 
 def compare(

@@ -79,7 +79,7 @@ def test_errors_count_where_nothing_is_padded(case, golden):
     expected["encoder_out"][1, 30] += 100  # a padded text position
     expected["logits"][2, 10] -= 100  # a padded target
     lines = verify.compare(found, expected, inputs, where="e.npz")
-    assert [line.name for line in lines] == ["encoder_out", "encoder_padding_mask", "decoder_state_1", "cross_attn", "logits"]
+    assert [line.name for line in lines] == ["encoder_padding_mask", "encoder_out", "decoder_state_1", "cross_attn", "logits"]
     assert max(line.error for line in lines) == 0
     expected["logits"][0, 0, 0] += 1
     errors = {line.name: line.error for line in verify.compare(found, expected, inputs, where="e.npz")}

@@ -7,10 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
 from processes import TIMEOUT_S, command, learned, lines, run, started
 
-pytestmark = pytest.mark.full  # three runs with their own compilation
 STEPS, EVERY = 30, 4
 FLAG = f"--config.checkpoint.every_steps={EVERY}"
 

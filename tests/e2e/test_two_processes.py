@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from processes import command, learned, lines, run, run_together
 
-pytestmark = pytest.mark.full  # four runs with their own compilation
 STEPS = 4
 
 
