@@ -36,8 +36,8 @@ def get_config(arg: str = "") -> RunConfig:
     return with_arg(quickstart(steps=4_400), arg)
 
 
-def quickstart(*, steps: int, name: str = "quickstart", scale: int = 1) -> RunConfig:
-    """Returns the quickstart's run of `steps` updates; `scale` multiplies the rows of its batch."""
+def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
+    """Returns the quickstart's run of `steps` updates."""
     return RunConfig(
         name=name,
         model=dataclasses.replace(SIZES["nano"], convolution="matmul", init_std=0.06, image_norm="frozen"),
@@ -50,7 +50,7 @@ def quickstart(*, steps: int, name: str = "quickstart", scale: int = 1) -> RunCo
             canvas_px=64,
             pad_multiple=16,
         ),
-        data=DataConfig(dir=DIR, blocks=blocks(scale), prefetch=4, write_digests=True),
+        data=DataConfig(dir=DIR, blocks=blocks(), prefetch=4, write_digests=True),
         optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_fraction=0.05, clip_norm=1.0, ema_decay=0.99),
         checkpoint=CheckpointConfig(every_steps=500, every_s=0.0, keep=2),
         eval=EvalConfig(sets=eval_sets(), batch_rows=64, source_len=80, target_len=72, image_px=64),
@@ -60,8 +60,8 @@ def quickstart(*, steps: int, name: str = "quickstart", scale: int = 1) -> RunCo
     )
 
 
-def blocks(scale: int = 1) -> tuple[BlockConfig, ...]:
-    """Returns the row blocks, 32 pairs : 8 texts : 4 infillings : 4 detections, times `scale`.
+def blocks() -> tuple[BlockConfig, ...]:
+    """Returns the row blocks, 32 pairs : 8 texts : 4 infillings : 4 detections.
 
     Lengths are tokens: nothing of the data is longer but a few questions of scenes (by a token) and prose. easy-VQA has a block of its
     own, because its answers are one token and it has ten questions a picture: eight of them share one encoding. It has most of the
@@ -70,12 +70,12 @@ def blocks(scale: int = 1) -> tuple[BlockConfig, ...]:
     shapes = (SourceConfig("easy_vqa", "question"),)
     scenes = (SourceConfig("scenes", "question", 2.0), SourceConfig("scenes", "grounding", 3.0))
     return (
-        BlockConfig("shapes", "pairs", rows=3 * scale, source_len=24, target_len=2, sources=shapes, image_px=64, pairs_per_image=8),
-        BlockConfig("scenes", "pairs", rows=scale, source_len=26, target_len=8, sources=scenes, image_px=64, pairs_per_image=4),
-        BlockConfig("captions", "pairs", rows=4 * scale, source_len=20, target_len=12, sources=_scenes("caption"), image_px=64),
-        BlockConfig("detection", "images", rows=4 * scale, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
-        BlockConfig("infilling", "images", rows=4 * scale, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
-        BlockConfig("prose", "text", rows=8 * scale, source_len=72, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
+        BlockConfig("shapes", "pairs", rows=3, source_len=24, target_len=2, sources=shapes, image_px=64, pairs_per_image=8),
+        BlockConfig("scenes", "pairs", rows=1, source_len=26, target_len=8, sources=scenes, image_px=64, pairs_per_image=4),
+        BlockConfig("captions", "pairs", rows=4, source_len=20, target_len=12, sources=_scenes("caption"), image_px=64),
+        BlockConfig("detection", "images", rows=4, source_len=10, target_len=22, sources=_scenes("detection"), image_px=64),
+        BlockConfig("infilling", "images", rows=4, source_len=11, target_len=65, sources=_scenes("image_infilling"), image_px=64),
+        BlockConfig("prose", "text", rows=8, source_len=72, target_len=64, sources=(SourceConfig("prose", "text_infilling"),)),
     )
 
 
