@@ -51,7 +51,7 @@ def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:
             pad_multiple=16,
         ),
         data=DataConfig(dir=DIR, blocks=blocks(), prefetch=4, write_digests=True),
-        optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_fraction=0.05, clip_norm=1.0, ema_decay=0.99),
+        optimizer=OptimizerConfig(learning_rate=1.5e-3, warmup_fraction=0.05, clip_norm=1.0, ema_decay=0.99, frozen=("resnet",)),
         checkpoint=CheckpointConfig(every_steps=500, every_s=0.0, keep=2),
         eval=EvalConfig(sets=eval_sets(), batch_rows=64, source_len=80, target_len=72, image_px=64),
         init=InitConfig(checkpoint=f"runs/{FRONT}", parts=("resnet",)),

@@ -15,13 +15,13 @@ from ofa_jax.config.schema import BlockConfig, EvalConfig, InitConfig, RunConfig
 
 def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    config = quickstart(steps=800, name=FRONT)
+    config = quickstart(steps=1_400, name=FRONT)
     front = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, image_norm="batch"),
         objective="picture_words",
         data=dataclasses.replace(config.data, blocks=blocks()),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=4e-3),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=4e-3, frozen=()),
         init=InitConfig(),
         eval=EvalConfig(),
         log_every=50,

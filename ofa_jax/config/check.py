@@ -114,6 +114,7 @@ def _run(config: RunConfig) -> Iterator[str]:
     yield from _positive("optimizer.eps", optimizer.eps)
     yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from _at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
+    yield from _parts("optimizer.frozen", optimizer.frozen)
     yield from _fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
 
 
@@ -348,11 +349,15 @@ def _codes_fit(config: RunConfig, line: str, row: str, *, image_px: int, target_
 
 def _init(config: RunConfig) -> Iterator[str]:
     init = config.init
-    for name in init.parts:
-        if name not in MODEL_PARTS:
-            yield f"init.parts: found {name}, expected parts of the model; {nearest(name, MODEL_PARTS)}"
+    yield from _parts("init.parts", init.parts)
     if init.parts and not init.checkpoint:
         yield f"init.parts: found {', '.join(init.parts)} without init.checkpoint, expected the run to take them from, or no parts"
+
+
+def _parts(path: str, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        if name not in MODEL_PARTS:
+            yield f"{path}: found {name}, expected parts of the model; {nearest(name, MODEL_PARTS)}"
 
 
 def _eval(config: RunConfig) -> Iterator[str]:

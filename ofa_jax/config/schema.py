@@ -194,6 +194,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 5.0
+    frozen: tuple[str, ...] = ()  # parts of the model (embedding, resnet, encoder, decoder) that stay as they are
     ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
 
 

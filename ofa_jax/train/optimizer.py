@@ -7,12 +7,14 @@ in the first thousand steps for parameters with tiny gradients, so the transform
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from ofa_jax.config.schema import OptimizerConfig
 from ofa_jax.parallel.rules import key_path_parts
@@ -86,24 +88,30 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformation:
     """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
 
-    frozen_norms: the scales and biases of the image front's batch norms are constants (buffers in the official code): no decay.
+    What is frozen does not decay: `config.frozen`, and with `frozen_norms` the scales and biases of the image front's batch norms, which
+    are buffers in the official code. Its gradients must be 0 (`stop_frozen`).
     """
+
+    def decays(path: Any, _: Any) -> bool:
+        parts = key_path_parts(path)
+        return not (parts[0] in config.frozen or (frozen_norms and parts[0] == "resnet" and "norm" in parts[-2]))
+
+    mask = functools.partial(jax.tree_util.tree_map_with_path, decays) if config.frozen or frozen_norms else None
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=_decays if frozen_norms else None),
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(learning_rate(config, steps=steps)),
     )
 
 
-def _decays(params: Any) -> Any:
-    """Where a parameter is none of a batch norm."""
+def stop_frozen(params: Any, config: OptimizerConfig) -> Any:
+    """Returns `params` with the parts that the config freezes cut off from differentiation: no gradient of them is computed."""
 
-    def decays(path: Any, _: Any) -> bool:
-        parts = key_path_parts(path)
-        return not (parts[0] == "resnet" and "norm" in parts[-2])
+    def stopped(path: Any, leaf: jax.Array) -> jax.Array:
+        return lax.stop_gradient(leaf) if key_path_parts(path)[0] in config.frozen else leaf
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return jax.tree_util.tree_map_with_path(stopped, params) if config.frozen else params
 
 
 def average(ema: Any, params: Any, *, decay: float, count: jax.Array) -> Any:

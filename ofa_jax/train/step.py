@@ -20,7 +20,7 @@ from ofa_jax.data.batch import Batch, Block
 from ofa_jax.parallel.mesh import batch_sharding, replicated
 from ofa_jax.train.loss import add_sums, total_loss
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.optimizer import average, learning_rate
+from ofa_jax.train.optimizer import average, learning_rate, stop_frozen
 from ofa_jax.train.pretraining import code_rows
 from ofa_jax.train.state import DATA_KEY, TrainState, run_key, run_optimizer, state_shardings
 from ofa_jax.train.token_loss import check_targets, range_mask
@@ -55,7 +55,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, *, num_tasks: int) -> TrainSt
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
 
         def loss_of(params: Any) -> Any:
-            return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step)
+            return objective.loss(stop_frozen(params, config.optimizer), state.stats, blocks, key, num_tasks=num_tasks, step=state.step)
 
         (loss, (stats, groups)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
