@@ -246,6 +246,9 @@ def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
     for block in data.blocks:
         if config.objective == "picture_words" and (block.stream == "text" or any(s.row == "image_infilling" for s in block.sources)):
             yield f"data.blocks.{block.name}: found rows without a whole picture, expected none for objective=picture_words"
+        if config.objective == "picture_words" and block.image_px != config.data.blocks[0].image_px:
+            first = config.data.blocks[0]
+            yield f"data.blocks.{block.name}.image_px: found {block.image_px}, expected {first.image_px} as in block {first.name}"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", block.name):
             yield f"data.blocks: found the name {block.name!r}, expected lower-case letters, digits and '_'"
         yield from _block(config, block, num_devices)

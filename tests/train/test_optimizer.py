@@ -1,5 +1,7 @@
 """The optimizer against NumPy written from fairseq's formulas, the schedule, clipping and the average of the weights."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from ofa_jax.config.schema import OptimizerConfig
-from ofa_jax.train.optimizer import average, clip_by_global_norm, learning_rate, make_optimizer
+from ofa_jax.train.optimizer import average, clip_by_global_norm, learning_rate, make_optimizer, stop_frozen
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, end_learning_rate=1e-3, warmup_fraction=0.25, weight_decay=0.1, clip_norm=1.0, eps=1e-3)
 STEPS = 12
@@ -61,6 +63,39 @@ def test_ten_steps_are_fairseqs():
     found = run(make_optimizer(CONFIG, steps=STEPS), params, grads)
     for name, expected in reference_steps(params, grads, CONFIG).items():
         np.testing.assert_allclose(found[name], expected, rtol=2e-6, atol=1e-7)
+
+
+def test_what_is_frozen_neither_moves_nor_decays():
+    """A part by its name, and of the image front the batch norms alone; everything else decays, without a gradient too."""
+    ones = {"norm1": {"scale": np.ones(3, np.float32)}, "kernel1": np.ones(3, np.float32)}
+    params = {
+        "resnet": {"stage1_first": ones},
+        "encoder": {"norm": {"scale": np.ones(3, np.float32)}},
+        "decoder": {"bias": np.ones(3, np.float32)},
+    }
+    grads = [jax.tree.map(np.zeros_like, params)] * 2
+
+    def moved(config, **options) -> set[str]:
+        after = run(make_optimizer(config, steps=STEPS, **options), params, grads)
+        flat = jax.tree_util.tree_flatten_with_path(after)[0]
+        return {"/".join(key.key for key in path) for path, leaf in flat if np.any(np.asarray(leaf) != 1)}
+
+    norm, kernel = "resnet/stage1_first/norm1/scale", "resnet/stage1_first/kernel1"
+    rest = {"encoder/norm/scale", "decoder/bias"}
+    assert moved(CONFIG) == {norm, kernel} | rest
+    assert moved(CONFIG, frozen_norms=True) == {kernel} | rest
+    assert moved(dataclasses.replace(CONFIG, frozen=("resnet", "decoder"))) == {"encoder/norm/scale"}
+
+
+def test_no_gradient_reaches_a_frozen_part():
+    params = {"resnet": {"kernel": jnp.arange(3.0)}, "encoder": {"kernel": jnp.arange(3.0)}}
+
+    def loss(params):
+        kept = stop_frozen(params, dataclasses.replace(CONFIG, frozen=("resnet",)))
+        return jnp.sum(kept["resnet"]["kernel"] * kept["encoder"]["kernel"])
+
+    grads = jax.grad(loss)(params)
+    assert not np.any(grads["resnet"]["kernel"]) and np.any(grads["encoder"]["kernel"])
 
 
 def test_optax_own_adam_is_another_optimizer():
