@@ -1,6 +1,7 @@
 """Moves weights between ofa_jax and other programs' files.
 
-python launch/convert.py import SOURCE --out=runs/NAME [--ema] [--bpe=DIR]     OFA's weights: fairseq .pt, HF-style folder, .npz
+python launch/convert.py import SOURCE --out=runs/NAME [--ema] [--bpe=DIR] [--config=FILE [--grow]]   OFA's weights: fairseq .pt,
+                                                                               HF-style folder, safetensors, .npz
 python launch/convert.py import SOURCE --out=runs/NAME --config=FILE --part=bart|resnet [--bpe=DIR]   first weights of one part
 python launch/convert.py export RUN --out=PATH [--layout=hf|fairseq|npz]       a run's newest checkpoint for other programs
 python launch/convert.py describe PATH                                         what any checkpoint is
@@ -52,6 +53,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     take.add_argument("--out", type=Path, required=True, help="folder of the new run")
     take.add_argument("--part", choices=("ofa", "bart", "resnet"), default="ofa")
     take.add_argument("--ema", action="store_true", help="the averaged weights of a fairseq file")
+    take.add_argument("--grow", action="store_true", help="draw the rows that tables lack for --config")
     take.add_argument("--bpe", type=Path, help="OFA's dict.txt or its folder")
     give = commands.add_parser("export")
     give.add_argument("checkpoint", type=Path)
@@ -91,17 +93,19 @@ def _run(argv: list[str]) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    given = load_config(argv)[0] if spec else None
     if flags.command == "import" and flags.part == "ofa":
-        transfer.import_ofa(flags.source, flags.out, ema=flags.ema, bpe=flags.bpe, override=changed, progress=say)
+        transfer.import_ofa(
+            flags.source, flags.out, ema=flags.ema, grow=flags.grow, bpe=flags.bpe, config=given, override=changed, progress=say
+        )
     elif flags.command == "import":
-        config, _ = load_config(argv)
+        config = given or load_config(argv)[0]  # without --config it says what is missing
         transfer.import_part(flags.part, flags.source, flags.out, config=config, bpe=flags.bpe, progress=say)
     elif flags.command == "export":
         transfer.export(flags.checkpoint, flags.out, layout=flags.layout, progress=say)
     elif flags.command == "describe":
         say(transfer.describe(flags.path))
     else:
-        given = load_config(argv)[0] if spec else None
         return _verify(flags, transfer.verify_files(flags.state, flags.inputs, flags.expected, config=given, override=changed))
     return 0
 

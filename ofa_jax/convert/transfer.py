@@ -30,7 +30,7 @@ from ofa_jax.convert.architecture import model_of, size_of, vocab_of
 from ofa_jax.convert.names import EMBEDDING, is_hf
 from ofa_jax.convert.state_files import StateFile, read_state, write_npz, write_safetensors
 from ofa_jax.convert.torch_file import write_torch
-from ofa_jax.convert.weights import Weights, fill, from_state, shapes, to_fairseq_names, to_state
+from ofa_jax.convert.weights import Weights, fill, from_state, grown, shapes, to_fairseq_names, to_state
 from ofa_jax.models import ofa
 from ofa_jax.vocab import gpt2_bpe
 from ofa_jax.vocab.tokenizer import load_tokenizer
@@ -39,14 +39,18 @@ Override = Callable[[RunConfig], RunConfig]
 DICT_FILE = "dict.txt"
 
 
-def read_model(file: StateFile, *, override: Override = lambda config: config) -> tuple[RunConfig, dict[str, np.ndarray]]:
-    """Returns (the config that a file's weights have, the tensors under fairseq's names).
+def read_model(
+    file: StateFile, *, config: RunConfig | None = None, override: Override = lambda config: config
+) -> tuple[RunConfig, dict[str, np.ndarray]]:
+    """Returns (the config of a file's weights, the tensors under fairseq's names).
 
-    override: changes the config that the shapes give, as flags do; its vocabulary says how the rows are divided.
-    Raises ConvertError when the weights are not OFA's or contradict the config.json beside them.
+    config: what the weights are to be; without it the shapes say so, changed by `override` as flags do (its vocabulary says how the
+    rows are divided). Raises ConvertError when the weights are not OFA's or contradict the config.json beside them.
     """
     where = str(file.path)
     state = to_fairseq_names(file.tensors)
+    if config is not None:
+        return config, state
     model = model_of(state, where=where)
     name = size_of(model)
     rows = next((state[tied].shape[0] for tied in (EMBEDDING, "decoder.embed_tokens.weight") if tied in state), 0)
@@ -65,17 +69,23 @@ def import_ofa(
     out: Path,
     *,
     ema: bool = False,
+    grow: bool = False,
     bpe: Path | None = None,
+    config: RunConfig | None = None,
     override: Override = lambda config: config,
     progress: Callable[[str], None],
 ) -> RunConfig:
     """Imports OFA's weights from `source` (fairseq `.pt`, HF-style folder, safetensors, `.npz`) into the run folder `out`.
 
-    ema: the averaged weights of a fairseq file instead of the last ones. bpe: OFA's dict.txt or the folder that holds it; a HF-style
-    folder has its own vocabulary. Returns the config written. Raises ConvertError, with nothing written, when anything does not fit.
+    ema: the averaged weights of a fairseq file instead of the last ones. config, override: as in `read_model`. grow: tables shorter than
+    the config's get drawn rows (`weights.grown`). bpe: OFA's dict.txt or the folder that holds it; a HF-style folder has its own
+    vocabulary. Returns the config written. Raises ConvertError, with nothing written, when anything does not fit.
     """
     file = read_state(source, part="ema" if ema else "auto")
-    config, state = read_model(file, override=override)
+    config, state = read_model(file, config=config, override=override)
+    if grow:
+        state, said = grown(state, config.model, config.vocab, seed=config.seed)
+        progress("\n".join(said) or "no table is shorter than the config's")
     table = _dict_text(config.vocab, bpe, file.path / huggingface.VOCAB_FILE)
     weights = from_state(state, config.model, config.vocab, where=str(file.path))
     progress(f"{file.path}: {file.format}, {len(file.tensors)} tensors, {_size(config)}")
@@ -192,10 +202,7 @@ def verify_files(
     weights or inputs that do not fit.
     """
     file = read_state(state)
-    if config is None:
-        config, tensors = read_model(file, override=override)
-    else:
-        tensors = to_fairseq_names(file.tensors)
+    config, tensors = read_model(file, config=config, override=override)
     given, wanted = read_state(inputs).tensors, read_state(expected).tensors
     verify.check_inputs(given, config.model, config.vocab, where=str(inputs))
     weights = from_state(tensors, config.model, config.vocab, where=str(file.path))

@@ -216,6 +216,36 @@ def fill(drawn: Weights, found: State, model: ModelConfig, vocab: VocabConfig, *
     return _assemble(found, slots, model, vocab, start=drawn), filled, [name for name in expected if name not in found]
 
 
+def grown(state: State, model: ModelConfig, vocab: VocabConfig, *, seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns (the state with tables as long as the model's, what was changed, a line each); fairseq's names.
+
+    As the official loader does (`upgrade_state_dict_named`): a vocabulary matrix or a table of image positions that is too short gets rows
+    from N(0, D^-0.5) at its end, and a matrix with exactly one row too many loses the last (an older MASK). Everything else stays.
+    """
+    new, said = dict(state), []
+    draws = np.random.default_rng(seed)
+    tables = [(TIED, vocab.size)] + [
+        ((f"{stack}.embed_image_positions.weight",), model.num_image_positions) for stack in ("encoder", "decoder")
+    ]
+    for all_names, rows in tables:
+        names = [name for name in all_names if name in state]
+        if not names or state[names[0]].ndim != 2 or any(_tie_faults({name: state[name] for name in names})):
+            continue  # `from_state` says what is wrong with it
+        table = state[names[0]]
+        missing = rows - table.shape[0]
+        if missing > 0:
+            drawn = draws.normal(scale=table.shape[1] ** -0.5, size=(missing, table.shape[1]))
+            resized = np.concatenate([table, drawn.astype(table.dtype)])
+            said.append(f"{names[0]}: {missing} rows drawn behind its {table.shape[0]}")
+        elif missing == -1 and all_names is TIED:
+            resized = table[:-1]
+            said.append(f"{names[0]}: its last row, one more than the vocabulary has, left out")
+        else:
+            continue
+        new |= dict.fromkeys(names, resized)
+    return new, said
+
+
 def _is_table(name: str) -> bool:
     return re.search(r"embed_(tokens|positions|image_positions)\.weight$", name) is not None
 

@@ -10,7 +10,7 @@ import pytest
 
 from ofa_jax.config.errors import ConvertError
 from ofa_jax.convert.names import EMBEDDING, TIED
-from ofa_jax.convert.weights import Weights, buffers, fill, from_state, to_fairseq_names, to_state
+from ofa_jax.convert.weights import Weights, buffers, fill, from_state, grown, to_fairseq_names, to_state
 from ofa_jax.models import ofa
 
 
@@ -122,3 +122,23 @@ def test_filling_a_part_leaves_the_rest_as_drawn(small, golden):
     assert (table[:100] == 2).all() and np.array_equal(table[100:], drawn.params["embedding"]["table"].get_value()[100:])
     with pytest.raises(ConvertError, match="not expected: encoder.layers.9.fc1.weight"):
         fill(drawn, {"encoder.layers.9.fc1.weight": np.ones((64, 32), np.float32)}, small, golden.VOCAB, where="part")
+
+
+def test_tables_grow_as_the_official_loader_grows_them(small, golden, state):
+    """Rows are drawn at the end with deviation D^-0.5, tied copies stay tied, what is longer stays and is refused."""
+    larger = dataclasses.replace(golden.VOCAB, num_bins=golden.VOCAB.num_bins + 700)
+    wider = dataclasses.replace(small, image_bucket_size=43)
+    grown_state, said = grown(state, small, larger, seed=0)
+    assert said == [f"{EMBEDDING}: 700 rows drawn behind its 320"]
+    table = grown_state[EMBEDDING]
+    assert all(grown_state[name] is table for name in TIED) and np.array_equal(table[:320], state[EMBEDDING])
+    assert table[320:].std() == pytest.approx(small.width**-0.5, rel=0.02)
+    from_state(grown_state, small, larger, where="grown")
+    assert np.array_equal(grown(state, small, larger, seed=0)[0][EMBEDDING], table)
+    assert len(grown(state, wider, golden.VOCAB, seed=0)[1]) == 2  # image positions of both stacks
+    smaller = dataclasses.replace(golden.VOCAB, num_bins=golden.VOCAB.num_bins - 1)
+    assert grown(state, small, smaller, seed=0)[0][EMBEDDING].shape[0] == 319
+    assert grown(state, small, golden.VOCAB, seed=0)[1] == []
+    much_smaller = dataclasses.replace(golden.VOCAB, num_text=golden.VOCAB.num_text - 2)
+    with pytest.raises(ConvertError, match="other shape: encoder.embed_tokens.weight found .320, 32., expected .318, 32."):
+        from_state(grown(state, small, much_smaller, seed=0)[0], small, much_smaller, where="x")
