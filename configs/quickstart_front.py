@@ -1,4 +1,4 @@
-"""The start of the quickstart: its image front learns, in about two minutes on two CPU cores, to name what pictures show.
+"""The start of the quickstart: its image front learns, in about three minutes on two CPU cores, to name what pictures show.
 
 OFA starts from an ImageNet ResNet; no such weights fit a front this narrow, so this run makes some from the quickstart's own training
 data (`ofa_jax/train/picture_words.py`). The high learning rate suits a batch-normalised front and would not suit the Transformer.
