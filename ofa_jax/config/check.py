@@ -158,7 +158,8 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield from _positive(f"model.{name}", getattr(model, name))
     for name in ("base_width", "expansion", "stem_kernel", "stem_stride"):
         yield from _positive(f"model.resnet.{name}", getattr(resnet, name))
-    for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_drop_path_rate", "decoder_drop_path_rate"):
+    for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_drop_path_rate", "decoder_drop_path_rate",
+                 "prompt_dropout"):  # fmt: skip
         yield from _fraction(f"model.{name}", getattr(model, name), open_end=True)
     yield from _fraction("model.resnet.drop_path_rate", resnet.drop_path_rate, open_end=True)
     yield from _fraction("model.resnet.norm_momentum", resnet.norm_momentum, open_end=False)
@@ -166,6 +167,9 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield from _positive(f"model.{name}", getattr(model, name))
     yield from _positive("model.resnet.norm_eps", resnet.norm_eps)
     yield from _at_least("model.norm_group", model.norm_group, 0)
+    yield from _at_least("model.adapter_width", model.adapter_width, 0)
+    if min(model.prompt_lens) < 0:
+        yield f"model.prompt_lens: found {model.prompt_lens}, expected no negative length"
     if not resnet.blocks or min(resnet.blocks) < 1:
         yield f"model.resnet.blocks: found {resnet.blocks}, expected at least one stage with at least one block each"
     if len(resnet.strides) != len(resnet.blocks) or any(stride < 1 for stride in resnet.strides):

@@ -106,6 +106,9 @@ class ModelConfig:
     activation_dropout: float = 0.0
     encoder_drop_path_rate: float = 0.1
     decoder_drop_path_rate: float = 0.1
+    adapter_width: int = 0  # inner width of the adapter behind each feed-forward ("adapter" of the official light fine-tuning); 0: none
+    prompt_lens: tuple[int, int] = (0, 0)  # learned keys and values before those of self attention: encoder's and decoder's; 0: none
+    prompt_dropout: float = 0.2
     image_norm: Literal["batch", "frozen"] = "batch"  # batch statistics in training, or running ones, never written
     norm_group: int = 0  # consecutive images of a stream that share statistics; 0: the whole stream over all devices
     layers: Literal["scan", "unroll"] = "unroll"

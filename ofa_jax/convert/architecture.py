@@ -44,6 +44,8 @@ def model_of(state: Mapping[str, Any], *, where: str) -> ModelConfig:
         image_bucket_size=side,
         num_source_positions=shape("encoder.embed_positions.weight")[0],
         num_target_positions=shape("decoder.embed_positions.weight")[0],
+        adapter_width=shape(adapter)[0] if (adapter := "encoder.layers.0.adapter.down_proj.weight") in state else 0,
+        prompt_lens=(_prompt_len(state, shape, "encoder"), _prompt_len(state, shape, "decoder")),
     )
     model = dataclasses.replace(model, code_filler_id=min(model.code_filler_id, side * side))
     if "encoder.token_rp_bucket" in state:
@@ -100,6 +102,11 @@ class _Shapes:
 
 def _count(names: Iterable[str], pattern: str) -> int:
     return max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1) + 1
+
+
+def _prompt_len(state: Mapping[str, Any], shape: _Shapes, stack: str) -> int:
+    name = f"{stack}.{stack}_prompt_encoder.embedding.weight"
+    return shape(name)[0] if name in state else 0
 
 
 def _resnet_of(state: Mapping[str, Any], shape: _Shapes) -> ResNetConfig:

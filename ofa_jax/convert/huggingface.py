@@ -28,6 +28,9 @@ _FIELDS = {
 
 def config_json(model: ModelConfig, vocab: VocabConfig) -> dict[str, Any]:
     """Returns the folder's `config.json`. Raises ConvertError for a model that the ports cannot build."""
+    if model.adapter_width or any(model.prompt_lens):
+        found = f"adapters of width {model.adapter_width} and prompts of {model.prompt_lens} places"
+        raise ConvertError(f"model: found {found}, expected neither: HF-style ports have no such parts; --layout=fairseq has")
     if model.resnet.blocks not in _RESNETS or model.resnet.base_width != 64 or model.resnet.expansion != 4:
         found = f"stages {model.resnet.blocks} of width {model.resnet.base_width}"
         raise ConvertError(f"model.resnet: found {found}, expected one of {sorted(_RESNETS)} of width 64, as HF-style ports have no other")

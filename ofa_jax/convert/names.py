@@ -118,6 +118,11 @@ def tensors(model: ModelConfig) -> tuple[Tensor, ...]:
         linear(f"{ours}/ffn/expand", f"{theirs}.fc1")
         norm(f"{ours}/ffn/norm", f"{theirs}.ffn_layernorm")
         linear(f"{ours}/ffn/contract", f"{theirs}.fc2")
+        if model.adapter_width:
+            linear(f"{ours}/adapter/down", f"{theirs}.adapter.down_proj")
+            linear(f"{ours}/adapter/up", f"{theirs}.adapter.up_proj")
+        if model.prompt_lens[stack == "decoder"]:
+            add(f"{stack}/prompt/embedding/table", f"{stack}.{stack}_prompt_encoder.embedding.weight")
 
     add("resnet/stem", f"{_RESNET}.conv1.weight", "convolution")
     batch_norm("stem_norm", "stem", "bn1")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ofa_jax.models.layers import Linear, dropout, parameter
+from ofa_jax.models.layers import Embedding, Linear, dropout, parameter
 from ofa_jax.models.position_bias import PositionBias
 from ofa_jax.models.precision import Policy
 
@@ -41,7 +41,7 @@ def reference_attention(
       q: [B, H, S, K], already scaled. k, v: [B, H, T, K].
       bias: position bias of the S x T pairs, batch dimension B or 1.
       mask: bool [B, T], True = the key may be seen; None lets all be seen.
-      causal: query i sees keys 0 .. i only (S == T).
+      causal: query i sees keys 0 .. T - S + i only: the last S keys are its own sequence, any before them a prompt.
       dropout_rate, key: dropout of the probabilities.
     """
     probabilities = dropout(attention_probabilities(q, k, bias, mask, causal=causal, accum=accum), dropout_rate, key)
@@ -57,9 +57,11 @@ def attention_probabilities(
     if mask is not None:
         scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     if causal:
-        scores = jnp.where(np.tri(q.shape[2], k.shape[2], dtype=bool), scores, MASKED)
+        scores = jnp.where(np.tri(q.shape[2], k.shape[2], k.shape[2] - q.shape[2], dtype=bool), scores, MASKED)
     return jax.nn.softmax(scores, axis=-1)
 
+
+KeysValues = tuple[jax.Array, jax.Array]
 
 ATTENTION: dict[str, Callable[..., jax.Array]] = {"reference": reference_attention}
 
@@ -110,10 +112,39 @@ class Attention(nnx.Module):
         mask: jax.Array | None,
         *,
         causal: bool = False,
+        prompt: KeysValues | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns the attention output [B, S, D] of queries from x [B, S, D] on `keys_values`; see `reference_attention`."""
+        """Returns the attention output [B, S, D] of queries from x [B, S, D] on `keys_values`; see `reference_attention`.
+
+        `prompt`: further keys and values [B or 1, H, P, K] that every query sees, without position bias.
+        """
         k, v = keys_values
+        if prompt is not None:
+            length = prompt[0].shape[2]
+            k, v = (
+                jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])), own], 2) for p, own in zip(prompt, (k, v), strict=True)
+            )
+            bias = bias.behind(length)
+            mask = None if mask is None else jnp.pad(mask, ((0, 0), (length, 0)), constant_values=True)
         mixed = ATTENTION[self.kind](self.queries(x), k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key)
         mixed = mixed * self.head_scale[...].astype(mixed.dtype)[:, None, None]
         return self.out(mixed.swapaxes(1, 2).reshape(x.shape))
+
+
+class Prompt(nnx.Module):
+    """Learned keys and values for the self attention of every layer (prefix tuning): one row of the table holds a place's 2 N vectors."""
+
+    def __init__(self, length: int, num_layers: int, width: int, num_heads: int, *, rate: float, std: float, policy: Policy):
+        self.embedding = Embedding(length, num_layers * 2 * width, ("positions", None), std=std, policy=policy)
+        self.num_layers, self.num_heads, self.rate = num_layers, num_heads, rate
+
+    def __call__(self, num: int, *, key: jax.Array | None) -> KeysValues:
+        """Returns keys and values of all layers, each [N, B, H, P, K], with B = `num` under dropout (`key`) and 1 without."""
+        table = self.embedding.table[...].astype(self.embedding.compute)
+        length = table.shape[0]
+        if key is not None:
+            table = dropout(jnp.broadcast_to(table, (num, *table.shape)), self.rate, key)
+        parts = table.reshape(-1, length, self.num_layers, 2, self.num_heads, table.shape[-1] // (2 * self.num_layers * self.num_heads))
+        keys, values = parts.transpose(3, 2, 0, 4, 1, 5)
+        return keys, values

@@ -17,9 +17,9 @@ from flax import nnx
 from jax import lax
 
 from ofa_jax.config.schema import PAD_ID, ModelConfig
-from ofa_jax.models.attention import Attention, attention_probabilities
+from ofa_jax.models.attention import Attention, KeysValues, Prompt, attention_probabilities
 from ofa_jax.models.encoder import Encoded
-from ofa_jax.models.layers import FeedForward, LayerNorm, drop_path, drop_path_rates, dropout, parameter, run_layers, split_key
+from ofa_jax.models.layers import Adapter, FeedForward, LayerNorm, drop_path, drop_path_rates, dropout, parameter, run_layers, split_key
 from ofa_jax.models.position_bias import (
     PositionBias,
     PositionProjection,
@@ -79,10 +79,12 @@ class DecoderLayer(nnx.Module):
         self.cross_norm, self.cross_attention, self.cross_out_norm = norm(), attention(), norm()
         self.ffn_norm = norm()
         self.ffn = FeedForward(width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack)
+        if config.adapter_width:
+            self.adapter = Adapter(width, config.adapter_width, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.rate = config.dropout
+        self.rate, self.adapted = config.dropout, config.adapter_width > 0
 
     def __call__(
         self,
@@ -94,6 +96,7 @@ class DecoderLayer(nnx.Module):
         self_mask: jax.Array,
         cross_mask: jax.Array,
         past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+        prompt: KeysValues | None = None,
         drop_rate: jax.Array | float = 0.0,
         drop: bool = False,
         key: jax.Array | None = None,
@@ -103,16 +106,17 @@ class DecoderLayer(nnx.Module):
         Args:
           x: [Q, T, D], or [B, 1, D] with `past`: keys, values [B, H, T, K] and the place t (int scalar) that x is written to.
           cross: keys and values of the encoder's states, [Q, H, P+S, K]; B is a multiple of Q (see `Cache`).
+          prompt: this layer's prompt (`attention.Prompt`) or None; it is not part of the keys and values that come back.
         """
         keys = split_key(key, 9)
         path_keys = keys[6:] if drop else [None] * 3
-        h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, key=keys[0])
+        h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, prompt=prompt, key=keys[0])
         x = x + drop_path(dropout(h, self.rate, keys[1]), drop_rate, path_keys[0])
         h = self.cross_norm(x).reshape(cross[0].shape[0], -1, x.shape[-1])  # hypotheses of one sequence are queries of the same keys
         h = self.cross_attention(h, cross, cross_bias, cross_mask, key=keys[2]).reshape(x.shape)
         x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
-        h = self.ffn(self.ffn_norm(x), key=keys[4])
-        return x + drop_path(dropout(h, self.rate, keys[5]), drop_rate, path_keys[2]), (k, v)
+        h = dropout(self.ffn(self.ffn_norm(x), key=keys[4]), self.rate, keys[5])
+        return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[2]), (k, v)
 
     def self_branch(
         self,
@@ -121,6 +125,7 @@ class DecoderLayer(nnx.Module):
         mask: jax.Array,
         *,
         past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+        prompt: KeysValues | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the self-attention branch before dropout, [Q, T, D], and its keys and values; arguments as in `__call__`."""
@@ -129,7 +134,8 @@ class DecoderLayer(nnx.Module):
         if past is not None:
             k = lax.dynamic_update_slice_in_dim(past[0], k, past[2], 2)
             v = lax.dynamic_update_slice_in_dim(past[1], v, past[2], 2)
-        return self.self_out_norm(self.self_attention(h, (k, v), bias, mask, causal=past is None, key=key)), (k, v)
+        h = self.self_attention(h, (k, v), bias, mask, causal=past is None, prompt=prompt, key=key)
+        return self.self_out_norm(h), (k, v)
 
     def cross_probabilities(
         self,
@@ -140,9 +146,10 @@ class DecoderLayer(nnx.Module):
         cross_bias: PositionBias,
         self_mask: jax.Array,
         cross_mask: jax.Array,
+        prompt: KeysValues | None,
     ) -> jax.Array:
         """Returns where each place looks, [Q, T, P+S], as mean over the heads; arguments as in `__call__`, nothing random."""
-        x = x + self.self_branch(x, self_bias, self_mask)[0]
+        x = x + self.self_branch(x, self_bias, self_mask, prompt=prompt)[0]
         q = self.cross_attention.queries(self.cross_norm(x))
         accum = self.cross_attention.accum
         return jnp.mean(attention_probabilities(q, cross[0], cross_bias, cross_mask, causal=False, accum=accum), axis=1)
@@ -161,6 +168,9 @@ class Decoder(nnx.Module):
         self.cross_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
         self.layers = DecoderLayer(config, policy=policy, stack=config.decoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
+        if length := config.prompt_lens[1]:
+            rate = config.prompt_dropout
+            self.prompt = Prompt(length, config.decoder_layers, width, config.num_heads, rate=rate, std=std, policy=policy)
         self.config = config
 
     def __call__(
@@ -197,13 +207,14 @@ class Decoder(nnx.Module):
         """Returns (hidden states, what the last norm read, (inputs, cross probabilities) of every layer or None)."""
         config, length = self.config, ids.shape[1]
         input_key, layers_key = split_key(key, 2)
+        prompt_key = None if key is None else jax.random.fold_in(key, 2)
         x = dropout(self._norm_inputs(embedded, code_mask, code_rows), config.dropout, input_key)
         self_bias, cross_bias = self._biases(encoded.positions, length, code_mask, code_rows)
         drop = config.decoder_drop_path_rate > 0
         self_mask = ids != PAD_ID
 
-        def step(layer: DecoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array]):
-            index, rate = xs
+        def step(layer: DecoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array, KeysValues | None]):
+            index, rate, prompt = xs
             relative = choose(
                 code_mask,
                 code_rows,
@@ -216,12 +227,14 @@ class Decoder(nnx.Module):
                 "cross_bias": cross_bias,
                 "self_mask": self_mask,
                 "cross_mask": encoded.mask,
+                "prompt": prompt,
             }
             kept = (x, layer.cross_probabilities(x, **reads)) if keep_layers else None
             layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             return layer(x, **reads, drop_rate=rate, drop=drop, key=layer_key)[0], kept
 
-        x, kept = run_layers(self.layers, step, x, self._layer_inputs(), num=config.decoder_layers, mode=config.layers, remat=config.remat)
+        xs = (*self._layer_inputs(), self._prompts(ids.shape[0], prompt_key))
+        x, kept = run_layers(self.layers, step, x, xs, num=config.decoder_layers, mode=config.layers, remat=config.remat)
         return self.norm(x), x, kept
 
     def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows, beams: int = 1) -> Cache:
@@ -262,8 +275,8 @@ class Decoder(nnx.Module):
             row = lax.dynamic_index_in_dim(jnp.asarray(buckets), place, 0, keepdims=False)
             return table[row].T[None, :, None]  # [1, H, 1, T]
 
-        def step(layer: DecoderLayer, x: jax.Array, xs: tuple[jax.Array, ...]):
-            past_keys, past_values, cross_keys, cross_values = xs
+        def step(layer: DecoderLayer, x: jax.Array, xs: tuple[Any, ...]):
+            past_keys, past_values, cross_keys, cross_values, prompt = xs
             relative = choose(
                 code_mask,
                 code_rows,
@@ -278,9 +291,10 @@ class Decoder(nnx.Module):
                 self_mask=self_mask,
                 cross_mask=cache.cross_mask,
                 past=(past_keys, past_values, place),
+                prompt=prompt,
             )
 
-        xs = (cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values)
+        xs = (cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, self._prompts(ids.shape[0], None))
         x, (keys, values) = run_layers(self.layers, step, x, xs, num=config.decoder_layers, mode=config.layers, remat="none")
         return self.norm(x)[:, 0], cache._replace(self_keys=keys, self_values=values, self_mask=self_mask)
 
@@ -298,6 +312,9 @@ class Decoder(nnx.Module):
             lambda: self.positions.code_positions(length)[None],
         )
         return self.self_position_bias(positions, positions), self.cross_position_bias(positions, encoder_positions)
+
+    def _prompts(self, num: int, key: jax.Array | None) -> KeysValues | None:
+        return self.prompt(num, key=key) if self.config.prompt_lens[1] else None
 
     def _layer_inputs(self) -> tuple[jax.Array, jax.Array]:
         num = self.config.decoder_layers

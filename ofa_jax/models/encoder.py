@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ofa_jax.config.schema import ModelConfig
-from ofa_jax.models.attention import Attention
+from ofa_jax.models.attention import Attention, KeysValues, Prompt
 from ofa_jax.models.layers import (
+    Adapter,
     Embedding,
     FeedForward,
     LayerNorm,
@@ -57,22 +58,35 @@ class EncoderLayer(nnx.Module):
         self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn = FeedForward(width, config.ffn_width, eps=eps, rate=config.activation_dropout, std=std, policy=policy, stack=stack)
+        if config.adapter_width:
+            self.adapter = Adapter(width, config.adapter_width, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.rate = config.dropout
+        self.rate, self.adapted = config.dropout, config.adapter_width > 0
 
     def __call__(
-        self, x: jax.Array, bias: PositionBias, mask: jax.Array, *, drop_rate: jax.Array | float, drop: bool, key: jax.Array | None
+        self,
+        x: jax.Array,
+        bias: PositionBias,
+        mask: jax.Array,
+        *,
+        prompt: KeysValues | None,
+        drop_rate: jax.Array | float,
+        drop: bool,
+        key: jax.Array | None,
     ) -> jax.Array:
-        """x [Q, P+S, D], mask bool [Q, P+S] -> [Q, P+S, D]; `drop` says statically whether whole branches are dropped."""
+        """x [Q, P+S, D], mask bool [Q, P+S] -> [Q, P+S, D]; `drop` says statically whether whole branches are dropped.
+
+        `prompt`: this layer's prompt (`attention.Prompt`) or None.
+        """
         keys = split_key(key, 6)
         path_keys = keys[4:] if drop else [None, None]
         h = self.self_norm(x)
-        h = self.self_attention(h, self.self_attention.keys_values(h), bias, mask, key=keys[0])
+        h = self.self_attention(h, self.self_attention.keys_values(h), bias, mask, prompt=prompt, key=keys[0])
         x = x + drop_path(dropout(self.self_out_norm(h), self.rate, keys[1]), drop_rate, path_keys[0])
-        h = self.ffn(self.ffn_norm(x), key=keys[2])
-        return x + drop_path(dropout(h, self.rate, keys[3]), drop_rate, path_keys[1])
+        h = dropout(self.ffn(self.ffn_norm(x), key=keys[2]), self.rate, keys[3])
+        return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[1])
 
 
 class Encoder(nnx.Module):
@@ -88,6 +102,9 @@ class Encoder(nnx.Module):
         self.position_bias = PositionProjection(width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy)
         self.layers = EncoderLayer(config, policy=policy, stack=config.encoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
+        if length := config.prompt_lens[0]:
+            rate = config.prompt_dropout
+            self.prompt = Prompt(length, config.encoder_layers, width, config.num_heads, rate=rate, std=std, policy=policy)
         self.config, self.policy = config, policy
 
     def __call__(
@@ -112,6 +129,7 @@ class Encoder(nnx.Module):
         """
         config = self.config
         text_key, image_key, layers_key = split_key(key, 3)
+        prompt_key = None if key is None else jax.random.fold_in(key, 3)
         num, length = text_mask.shape
         text = self.text_norm(embedded + self.types.table[0].astype(embedded.dtype))
         x, mask = dropout(text, config.dropout, text_key), text_mask
@@ -130,8 +148,8 @@ class Encoder(nnx.Module):
         bias = self.position_bias(positions, positions)
         drop = config.encoder_drop_path_rate > 0
 
-        def step(layer: EncoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array]):
-            index, rate = xs
+        def step(layer: EncoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array, KeysValues | None]):
+            index, rate, prompt = xs
             image = None
             if ids is not None:
                 image = ids_relative(layer.image_relative[...], ids, ids, side=config.image_bucket_size)
@@ -143,10 +161,12 @@ class Encoder(nnx.Module):
                 relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer
             layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
             entered = x if keep_layers else None
-            return layer(x, bias._replace(relative=relative), mask, drop_rate=rate, drop=drop, key=layer_key), entered
+            return layer(x, bias._replace(relative=relative), mask, prompt=prompt, drop_rate=rate, drop=drop, key=layer_key), entered
 
         num_layers = config.encoder_layers
-        xs = (jnp.arange(num_layers), jnp.asarray(drop_path_rates(config.encoder_drop_path_rate, num_layers)))
+        rates = jnp.asarray(drop_path_rates(config.encoder_drop_path_rate, num_layers))
+        prompts = self.prompt(num, key=prompt_key) if config.prompt_lens[0] else None
+        xs = (jnp.arange(num_layers), rates, prompts)
         x, entered = run_layers(self.layers, step, x, xs, num=num_layers, mode=config.layers, remat=config.remat)
         return Encoded(self.norm(x), mask, positions, jnp.concatenate([entered, x[None]]) if keep_layers else None)
 

@@ -228,6 +228,18 @@ class FeedForward(nnx.Module):
         return self.contract(self.norm(dropout(gelu(self.expand(x), self.accum), self.rate, key)))
 
 
+class Adapter(nnx.Module):
+    """A bottleneck with its own residual, `x + up(relu(down(x)))`: OFA's adapter, behind the dropout of the feed-forward branch."""
+
+    def __init__(self, width: int, inner: int, *, std: float, policy: Policy, stack: int = 0):
+        self.down = Linear(width, inner, ("width", None), std=std, policy=policy, stack=stack)
+        self.up = Linear(inner, width, (None, "width"), std=std, policy=policy, stack=stack)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., width] -> [..., width]."""
+        return x + self.up(jax.nn.relu(self.down(x)))
+
+
 def drop_path_rates(rate: float, num_layers: int) -> np.ndarray:
     """Returns the rate of each layer: linspace(0, rate), so that layer 0 never drops."""
     return np.linspace(0.0, rate, num_layers, dtype=np.float32)

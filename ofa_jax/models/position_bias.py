@@ -39,6 +39,14 @@ class PositionBias(NamedTuple):
             return self.absolute.astype(dtype)
         return self.absolute.astype(dtype) + self.relative.astype(dtype)
 
+    def behind(self, length: int) -> PositionBias:
+        """Returns the bias with `length` further keys in front that have none."""
+
+        def pad(x: jax.Array, axis: int) -> jax.Array:
+            return jnp.pad(x, [(length, 0) if i == axis else (0, 0) for i in range(x.ndim)])
+
+        return PositionBias(self.query, pad(self.key, 2), pad(self.absolute, 3), None if self.relative is None else pad(self.relative, 3))
+
 
 def absolute_bias(query: jax.Array, key: jax.Array, accum: np.dtype) -> PositionBias:
     """Returns the bias of position queries [B|1, H, S, K] and keys [B|1, H, T, K]; f32 when shared by the batch, else their dtype."""

@@ -25,7 +25,7 @@ def test_one_leaf_a_line_in_the_order_of_the_schema():
     assert lines[0] == "name = 'quickstart'"
     assert lines[1] == "model.width = 128"
     assert "model.resnet.blocks = (1, 1, 1)" in lines
-    assert "data.blocks.captions.rows = 8" in lines
+    assert "data.blocks.captions.rows = 4" in lines
     assert "data.blocks.scenes.sources.1 = dataset='scenes', row='grounding', weight=3.0, split='train'" in lines
     assert "eval.sets.easy_vqa/test = task='vqa', dataset='easy_vqa', split='test', limit=0" in lines
     assert len(lines) == len(set(lines)) == len(leaves(CONFIG))
@@ -59,8 +59,8 @@ def test_a_changed_leaf_changes_the_hash_and_shows_in_the_difference():
 
 def test_a_block_that_one_side_lacks():
     fewer = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=CONFIG.data.blocks[:-1]))
-    assert "data.blocks.prose.rows: 16 -> (none)" in diff(CONFIG, fewer)
-    assert "data.blocks.prose.rows: (none) -> 16" in diff(fewer, CONFIG)
+    assert "data.blocks.prose.rows: 8 -> (none)" in diff(CONFIG, fewer)
+    assert "data.blocks.prose.rows: (none) -> 8" in diff(fewer, CONFIG)
 
 
 @given(

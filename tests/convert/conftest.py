@@ -21,6 +21,9 @@ VARIANTS = {
     "other_tables": {"resnet": SMALL_RESNET, "token_bucket_size": 16, "image_bucket_size": 20, "code_filler_id": 400},
     "other_positions": {"resnet": SMALL_RESNET, "num_source_positions": 66, "num_target_positions": 42, "code_image_px": 64},
     "one_block": {"resnet": dataclasses.replace(SMALL_RESNET, blocks=(1, 1, 1), strides=(1, 2, 2)), "num_heads": 2},
+    "light": {"resnet": SMALL_RESNET, "adapter_width": 6, "prompt_lens": (3, 5)},
+    "adapters": {"resnet": SMALL_RESNET, "adapter_width": 5},
+    "prompt": {"resnet": SMALL_RESNET, "prompt_lens": (0, 2)},
 }
 
 

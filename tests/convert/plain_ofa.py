@@ -33,7 +33,7 @@ def forward(state: State, inputs: dict[str, np.ndarray], *, code_grid: int) -> d
         if ids is not None:
             bias[:, :, :places, :places] += _relative_2d(state, f"encoder.image_rel_pos_table_list.{layer}.weight", ids, side)
         h = _norm(state, f"{name}.self_attn_layer_norm", x)
-        h, _ = _attend(state, f"{name}.self_attn", h, h, bias, pad[:, None, None], heads)
+        h, _ = _attend(state, f"{name}.self_attn", h, h, bias, pad[:, None, None], heads, _prompt(state, "encoder", layer, heads))
         x = x + _norm(state, f"{name}.attn_ln", h)
         x = x + _feed_forward(state, name, x)
     out[f"encoder_state_{_depth(state, 'encoder')}"] = x
@@ -59,7 +59,7 @@ def forward(state: State, inputs: dict[str, np.ndarray], *, code_grid: int) -> d
         code = _relative_2d(state, f"decoder.image_rel_pos_table_list.{layer}.weight", code_ids[None], side)
         bias = self_absolute + np.where(codes[:, None, None, None], code, text)
         h = _norm(state, f"{name}.self_attn_layer_norm", x)
-        h, _ = _attend(state, f"{name}.self_attn", h, h, bias, hidden_keys, heads)
+        h, _ = _attend(state, f"{name}.self_attn", h, h, bias, hidden_keys, heads, _prompt(state, "decoder", layer, heads))
         x = x + _norm(state, f"{name}.self_attn_ln", h)
         h = _norm(state, f"{name}.encoder_attn_layer_norm", x)
         h, looked = _attend(state, f"{name}.encoder_attn", h, memory, cross_bias, pad[:, None, None], heads)
@@ -94,7 +94,19 @@ def _norm(state: State, name: str, x: np.ndarray) -> np.ndarray:
 def _feed_forward(state: State, name: str, x: np.ndarray) -> np.ndarray:
     h = _linear(state, f"{name}.fc1", _norm(state, f"{name}.final_layer_norm", x))
     h = 0.5 * h * (1 + erf(h / math.sqrt(2)))
-    return _linear(state, f"{name}.fc2", _norm(state, f"{name}.ffn_layernorm", h))
+    h = _linear(state, f"{name}.fc2", _norm(state, f"{name}.ffn_layernorm", h))
+    if f"{name}.adapter.down_proj.weight" not in state:
+        return h
+    return h + _linear(state, f"{name}.adapter.up_proj", np.maximum(_linear(state, f"{name}.adapter.down_proj", h), 0))
+
+
+def _prompt(state: State, stack: str, layer: int, heads: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keys and values [heads, length, width / heads] of one layer: places 2 * layer and 2 * layer + 1 of the table's rows."""
+    name = f"{stack}.{stack}_prompt_encoder.embedding.weight"
+    if name not in state:
+        return None
+    table = state[name].reshape(len(state[name]), 2 * _depth(state, stack), heads, -1)
+    return table[:, 2 * layer].swapaxes(0, 1), table[:, 2 * layer + 1].swapaxes(0, 1)
 
 
 def _heads(x: np.ndarray, heads: int) -> np.ndarray:
@@ -111,11 +123,21 @@ def _absolute(state: State, query: str, key: str, rows: np.ndarray, columns: np.
 
 
 def _attend(
-    state: State, name: str, x: np.ndarray, memory: np.ndarray, bias: np.ndarray, hidden: np.ndarray, heads: int
+    state: State,
+    name: str,
+    x: np.ndarray,
+    memory: np.ndarray,
+    bias: np.ndarray,
+    hidden: np.ndarray,
+    heads: int,
+    prompt: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     q = _heads(_linear(state, f"{name}.q_proj", x) * _scale(x.shape[-1], heads), heads)
     k, v = (_heads(_linear(state, f"{name}.{part}_proj", memory), heads) for part in "kv")
     scores = np.where(hidden, -np.inf, q @ k.swapaxes(2, 3) + bias)
+    if prompt is not None:  # seen by all, without bias
+        scores = np.concatenate([q @ prompt[0].swapaxes(1, 2), scores], -1)
+        v = np.concatenate([np.broadcast_to(prompt[1], (len(v), *prompt[1].shape)), v], 2)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     mixed = (p @ v) * state[f"{name}.c_attn"][:, None, None]

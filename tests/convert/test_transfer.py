@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.schema import VocabConfig
+from ofa_jax.config.sizes import SIZES
 from ofa_jax.convert.names import EMBEDDING
-from ofa_jax.convert.state_files import read_state
+from ofa_jax.convert.state_files import read_state, write_npz
 from ofa_jax.convert.torch_file import write_torch
 from ofa_jax.convert.transfer import restore
 from ofa_jax.convert.weights import from_state, to_state
@@ -80,6 +83,46 @@ def test_import_export_import_is_the_identity(released, run, layout, small, tmp_
     for tree in ("params", "stats"):
         for a, b in zip(jax.tree.leaves(getattr(first, tree)), jax.tree.leaves(getattr(second, tree)), strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+def test_adapters_and_prompts_go_out_and_in_again(golden, small, tmp_path):
+    """The parts of OFA's light fine-tuning: recognised by their shapes; HF-style folders have no place for them."""
+    model = dataclasses.replace(small, adapter_width=6, prompt_lens=(3, 5))
+    state = {name: array.astype(np.float32) for name, array in golden.state(model).items()}
+    write_npz(tmp_path / "light.npz", state)
+    code, _, errors = convert("import", tmp_path / "light.npz", f"--out={tmp_path / 'run'}", *CODES)
+    assert code == 0, errors
+    assert CheckpointManager(tmp_path / "run", read_only=True).config().model.prompt_lens == (3, 5)
+    assert convert("export", tmp_path / "run", f"--out={tmp_path / 'out.pt'}", "--layout=fairseq")[0] == 0
+    found = read_state(tmp_path / "out.pt").tensors
+    assert all(found[name].tobytes() == array.tobytes() for name, array in state.items())
+    assert found["decoder.decoder_prompt_encoder.embedding.weight"].shape == (5, 2 * 32 * model.decoder_layers)
+    code, _, errors = convert("export", tmp_path / "run", f"--out={tmp_path / 'folder'}")
+    assert code == 2 and "found adapters of width 6 and prompts of (3, 5) places" in errors and not (tmp_path / "folder").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", ["tiny", "medium", "base", "large", "huge"])
+def test_real_sizes_through_files(size, golden, tmp_path):
+    """npz -> run -> HF-style folder -> run -> fairseq file: the same bits at the end, with the vocabulary's table."""
+    floats = {name: array.astype(np.float32) for name, array in golden.state(SIZES[size], VocabConfig()).items()}
+    write_npz(tmp_path / "state.npz", floats)
+    table = [*map(str, range(50_256, -1, -1)), *(f"madeupword{i:04d}" for i in range(3))]  # GPT-2's pieces in an order of our own
+    (tmp_path / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in table))
+    steps = (
+        ("import", "state.npz", "first", f"--bpe={tmp_path}"),
+        ("export", "first", "folder", "--layout=hf"),
+        ("import", "folder", "second"),
+        ("export", "second", "again.pt", "--layout=fairseq"),
+    )
+    for command, source, out, *flags in steps:
+        code, _, errors = convert(command, tmp_path / source, f"--out={tmp_path / out}", *flags)
+        assert code == 0, errors
+    for run in ("first", "second"):
+        assert (tmp_path / run / "dict.txt").read_text() == (tmp_path / "dict.txt").read_text()
+    found = read_state(tmp_path / "again.pt").tensors
+    for name, array in floats.items():
+        assert found[name].tobytes() == array.tobytes(), name
 
 
 def test_an_imported_run_is_a_run(run, small, golden):

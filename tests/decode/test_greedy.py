@@ -24,9 +24,12 @@ VOCAB = VocabConfig(num_text=40, num_codes=16, num_bins=8, pad_multiple=32)
 MASKS = {"none": None, "all": np.ones(4, bool), "mixed": np.array([True, False, False, True])}
 
 
-@pytest.fixture(scope="module", params=["unroll", "scan"])
+MODELS = {"unroll": {}, "scan": {"layers": "scan"}, "light": {"adapter_width": 3, "prompt_lens": (2, 3)}}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def model(request):
-    return nnx.merge(*ofa.create(dataclasses.replace(CONFIG, layers=request.param), VOCAB, jax.random.key(0)))
+    return nnx.merge(*ofa.create(dataclasses.replace(CONFIG, **MODELS[request.param]), VOCAB, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module", params=["shared", "sampled"])

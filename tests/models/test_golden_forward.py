@@ -73,7 +73,8 @@ def test_encoder_text_only(outputs):
 
 
 def test_encoder_image_and_text(outputs):
-    states, mask, positions = outputs["both"]
+    encoded = outputs["both"]
+    states, mask, positions = encoded.states, encoded.mask, encoded.positions
     assert states.shape == (3, 33, 32)
     close(np.abs(states).mean(), 0.796695)
     close(states[0, 0, :4], [-0.99595, 2.11399, 1.84152, -1.51670])

@@ -246,3 +246,32 @@ def test_wrong_configs_fail_with_a_sentence():
         build(dataclasses.replace(SMALL, code_filler_id=65))
     with pytest.raises(ValueError, match="15 patches without a grid"):
         build().encode(np.zeros((1, 2), np.int32), jnp.zeros((1, 15, 32)))
+
+
+def test_prompts_and_adapters_in_training():
+    """Prompt entries are dropped once a sequence, in training only; adapters and prompts get gradients."""
+    config = dataclasses.replace(
+        SMALL, dropout=0.0, encoder_drop_path_rate=0.0, decoder_drop_path_rate=0.0, adapter_width=3, prompt_lens=(2, 3)
+    )
+    _, ids, decoder_ids = inputs(source=7)
+    ids[:], decoder_ids[:] = ids[:1], decoder_ids[1:2]
+
+    def hidden(config, key):
+        model = build(config)
+        return np.asarray(model.decode(model.encode(ids, key=key), decoder_ids, key=key))
+
+    steady = dataclasses.replace(config, prompt_dropout=0.0)
+    close(hidden(steady, jax.random.key(1)), hidden(config, None))
+    dropped = hidden(config, jax.random.key(1))
+    assert np.abs(dropped[0] - dropped[1]).max() > 1e-3  # equal sequences, other draws
+
+    graphdef, params = ofa.create(config, VOCAB, jax.random.key(0))
+
+    def total(params):
+        model = nnx.merge(graphdef, params)
+        return jnp.sum(model.decode(model.encode(ids), decoder_ids)[..., 0])
+
+    grads = jax.jit(jax.grad(total))(params)
+    for stack in ("encoder", "decoder"):
+        for leaf in (grads[stack]["prompt"]["embedding"]["table"], grads[stack]["layers"]["adapter"]["down"]["kernel"]):
+            assert np.abs(np.asarray(leaf[...])).max() > 0

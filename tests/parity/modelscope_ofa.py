@@ -45,7 +45,8 @@ def draw_inputs(path: Path, vocab_size: int) -> None:
     source[:, 0] = target[:, 0] = 0
     source[1, 7:], target[2, 6:] = 1, 1
     images = rng.normal(size=(3, 3, 128, 96)).astype(np.float32)
-    np.savez(path, src_tokens=source, prev_output_tokens=target, patch_images=images, patch_masks=np.array([True, True, False]))
+    masks = {"patch_masks": np.array([True, True, False]), "code_masks": np.array([False, True, False])}
+    np.savez(path, src_tokens=source, prev_output_tokens=target, patch_images=images, **masks)
 
 
 def main(folder: Path, inputs: Path, outputs: Path) -> int:
