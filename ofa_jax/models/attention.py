@@ -40,7 +40,7 @@ def reference_attention(
     Args:
       q: [B, H, S, K], already scaled. k, v: [B, H, T, K].
       bias: position bias of the S x T pairs, batch dimension B or 1.
-      mask: bool [B, T], True = the key may be seen; None lets all be seen.
+      mask: bool [B, T], True = the key may be seen, or [B or 1, S, T] for each query by itself; None lets all be seen.
       causal: query i sees keys 0 .. T - S + i only: the last S keys are its own sequence, any before them a prompt.
       dropout_rate, key: dropout of the probabilities.
     """
@@ -55,7 +55,7 @@ def attention_probabilities(
     scores = jnp.einsum("bhsk,bhtk->bhst", q, k, preferred_element_type=accum)
     scores = scores + bias.dense(accum)
     if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, MASKED)
+        scores = jnp.where(mask[:, None, None] if mask.ndim == 2 else mask[:, None], scores, MASKED)
     if causal:
         scores = jnp.where(np.tri(q.shape[2], k.shape[2], k.shape[2] - q.shape[2], dtype=bool), scores, MASKED)
     return jax.nn.softmax(scores, axis=-1)
@@ -126,7 +126,7 @@ class Attention(nnx.Module):
                 jnp.concatenate([jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])), own], 2) for p, own in zip(prompt, (k, v), strict=True)
             )
             bias = bias.behind(length)
-            mask = None if mask is None else jnp.pad(mask, ((0, 0), (length, 0)), constant_values=True)
+            mask = None if mask is None else jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(length, 0)], constant_values=True)
         mixed = ATTENTION[self.kind](self.queries(x), k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key)
         mixed = mixed * self.head_scale[...].astype(mixed.dtype)[:, None, None]
         return self.out(mixed.swapaxes(1, 2).reshape(x.shape))

@@ -105,6 +105,7 @@ class DecoderLayer(nnx.Module):
 
         Args:
           x: [Q, T, D], or [B, 1, D] with `past`: keys, values [B, H, T, K] and the place t (int scalar) that x is written to.
+          self_mask: bool [Q, T], tokens that may be seen by those behind them, or [Q or 1, T, T], what each token sees.
           cross: keys and values of the encoder's states, [Q, H, P+S, K]; B is a multiple of Q (see `Cache`).
           prompt: this layer's prompt (`attention.Prompt`) or None; it is not part of the keys and values that come back.
         """
@@ -134,7 +135,7 @@ class DecoderLayer(nnx.Module):
         if past is not None:
             k = lax.dynamic_update_slice_in_dim(past[0], k, past[2], 2)
             v = lax.dynamic_update_slice_in_dim(past[1], v, past[2], 2)
-        h = self.self_attention(h, (k, v), bias, mask, causal=past is None, prompt=prompt, key=key)
+        h = self.self_attention(h, (k, v), bias, mask, causal=past is None and mask.ndim == 2, prompt=prompt, key=key)
         return self.self_out_norm(h), (k, v)
 
     def cross_probabilities(
@@ -236,6 +237,36 @@ class Decoder(nnx.Module):
         xs = (*self._layer_inputs(), self._prompts(ids.shape[0], prompt_key))
         x, kept = run_layers(self.layers, step, x, xs, num=config.decoder_layers, mode=config.layers, remat=config.remat)
         return self.norm(x), x, kept
+
+    def tree(self, embedded: jax.Array, encoded: Encoded, *, places: jax.Array, sees: jax.Array, length: int) -> jax.Array:
+        """Returns hidden states [Q, L, D] of text tokens that form a tree: many continuations of a sequence in one pass.
+
+        Args:
+          embedded: [Q, L, D].
+          places: int32 [Q or 1, L], the place of each token in its own sequence, 0 for BOS, below `length` (static).
+          sees: bool [Q or 1, L, L], True where token i sees token j: itself and what its sequence holds before it.
+        """
+        config = self.config
+        self_bias, cross_bias = self._biases(encoded.positions, length, None, "none")
+        absolute, cross_bias = self_bias.at(places, places), cross_bias.at(places)
+
+        def step(layer: DecoderLayer, x: jax.Array, prompt: KeysValues | None):
+            relative = token_relative(layer.token_relative[...], length, config)[None]
+            x, _ = layer(
+                x,
+                cross=layer.cross_attention.keys_values(encoded.states),
+                self_bias=absolute._replace(relative=self_bias._replace(absolute=relative).at(places, places).absolute),
+                cross_bias=cross_bias,
+                self_mask=sees,
+                cross_mask=encoded.mask,
+                prompt=prompt,
+            )
+            return x, None
+
+        x = self._norm_inputs(embedded, None, "none")
+        prompts = self._prompts(x.shape[0], None)
+        x, _ = run_layers(self.layers, step, x, prompts, num=config.decoder_layers, mode=config.layers, remat="none")
+        return self.norm(x)
 
     def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows, beams: int = 1) -> Cache:
         """Returns an empty cache for `length` decoder inputs of `beams` hypotheses a sequence."""

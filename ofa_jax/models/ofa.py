@@ -103,6 +103,10 @@ class OFA(nnx.Module):
         rows = code_rows or ("none" if code_mask is None else "mixed")
         return self.decoder(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
 
+    def decode_tree(self, encoded: Encoded, ids: jax.Array, *, places: jax.Array, sees: jax.Array, length: int) -> jax.Array:
+        """Returns hidden states [Q, L, D] of text tokens `ids` int32 [Q, L] that form a tree; arguments as in `Decoder.tree`."""
+        return self.decoder.tree(self.embedding(ids), encoded, places=places, sees=sees, length=length)
+
     def trace_decode(
         self, encoded: Encoded, decoder_ids: jax.Array, code_mask: jax.Array | None = None, code_rows: CodeRows | None = None
     ) -> Decoded:

@@ -39,6 +39,23 @@ class PositionBias(NamedTuple):
             return self.absolute.astype(dtype)
         return self.absolute.astype(dtype) + self.relative.astype(dtype)
 
+    def at(self, query_places: jax.Array, key_places: jax.Array | None = None) -> PositionBias:
+        """Returns the bias of queries and keys (None: all keys in order) that lie at these places, int [B or 1, S] and [B or 1, T]."""
+
+        def pick(x: jax.Array, axis: int, places: jax.Array | None) -> jax.Array:
+            if places is None:
+                return x
+            if places.shape[0] == 1:
+                return jnp.take(x, places[0], axis)
+            x = jnp.broadcast_to(x, (places.shape[0], *x.shape[1:]))
+            return jax.vmap(lambda one, chosen: jnp.take(one, chosen, axis - 1))(x, places)
+
+        def both(x: jax.Array) -> jax.Array:
+            return pick(pick(x, 2, query_places), 3, key_places)
+
+        relative = None if self.relative is None else both(self.relative)
+        return PositionBias(pick(self.query, 2, query_places), pick(self.key, 2, key_places), both(self.absolute), relative)
+
     def behind(self, length: int) -> PositionBias:
         """Returns the bias with `length` further keys in front that have none."""
 
