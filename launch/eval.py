@@ -1,29 +1,44 @@
-"""Evaluates a checkpoint: `python launch/eval.py --config=configs/quickstart.py [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report]`.
+"""Evaluates checkpoints: `python launch/eval.py --config=configs/quickstart.py [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report]`.
 
 Writes eval.json, predictions.jsonl and report.html into the run's folder (`workdir`, or DIR where it is given), prints the table of
-results against baselines. Exit codes: 0 done, 2 a mistake told in one sentence.
+results against baselines. A sweep evaluates checkpoints times ways to decode times sets, and goes on where it was interrupted:
+
+  --checkpoint=DIR   again for each further run or checkpoint; --all-steps takes every checkpoint of the runs, --watch those to come too
+  --decode=NAME[:METHOD][,field=value ...]   again for each; methods greedy, beam, sample, score (ofa_jax/config/decoding.py: the fields)
+  --sweep=FILE       get_sweep() -> SweepConfig in a file instead, as configs/sweeps/quickstart.py
+  --out=DIR          of the sweep's points, predictions and tables; default: sweep/ in the first run's folder
+
+Exit codes: 0 done, 2 a mistake told in one sentence.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ofa_jax.config.errors import CheckpointError, ConfigError, UserError
+from ofa_jax.config.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from ofa_jax.config.decoding import SweepConfig
 
 EXIT_MISTAKE = 2
+USAGE = "--config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report], or of a sweep (--help)"
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (its first element is the program) and returns the exit code."""
     from ofa_jax.data.records import RecordError
 
+    if "--help" in argv:
+        print(__doc__)
+        return 0
     traceback = "--traceback" in argv
     try:
         return _evaluate([word for word in argv if word != "--traceback"])
@@ -37,13 +52,18 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"command line: {message}; expected --config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report]")
+            raise ConfigError(f"command line: {message}; expected {USAGE}")
 
     parser = Parser(prog="launch/eval.py", allow_abbrev=False, add_help=False)
-    parser.add_argument("--checkpoint", help="a run's folder, its checkpoints folder or one checkpoint")
-    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--sets", default="", help="names of eval.sets, separated by commas; default: all")
-    parser.add_argument("--no-report", action="store_true", help="no report.html")
+    parser.add_argument("--checkpoint", action="append", default=[])
+    parser.add_argument("--step", type=int)
+    parser.add_argument("--sets", default="")
+    parser.add_argument("--decode", action="append", default=[])
+    parser.add_argument("--sweep")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--all-steps", action="store_true")
+    parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--no-report", action="store_true")
     return parser.parse_args(argv[1:])
 
 
@@ -59,6 +79,20 @@ def _find_run(checkpoint: str | None, default: Path, step: int | None) -> tuple[
     return folder, step if named is None else named
 
 
+def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
+    """What the flags ask for, or None where it is the plain evaluation of one checkpoint."""
+    from ofa_jax.config.decoding import GREEDY, SweepConfig, parse_setting
+    from ofa_jax.config.load import read_sweep
+
+    if not (flags.decode or flags.sweep or flags.all_steps or flags.watch or flags.out or len(flags.checkpoint) > 1):
+        return None
+    if flags.step is not None:
+        raise ConfigError("--step: found it in a sweep, expected --checkpoint=RUN/checkpoints/STEP")
+    sweep = read_sweep(flags.sweep) if flags.sweep else SweepConfig((GREEDY,))
+    given: dict[str, Any] = {"checkpoints": tuple(flags.checkpoint), "sets": tuple(sets), "decode": tuple(map(parse_setting, flags.decode))}
+    return dataclasses.replace(sweep, **{field: value for field, value in given.items() if value})
+
+
 def _evaluate(argv: list[str]) -> int:
     from ofa_jax.config.check import check
     from ofa_jax.config.load import load_config
@@ -68,72 +102,41 @@ def _evaluate(argv: list[str]) -> int:
     check(config)
     if config.objective != "ofa":
         raise ConfigError(f"objective: found {config.objective}, expected ofa: only the whole model has tasks to be evaluated on")
+    names = [name for name in flags.sets.split(",") if name]
+    sweep = _sweep_of(flags, names)
 
     import jax
 
-    from ofa_jax.checkpoint.manager import CheckpointManager
-    from ofa_jax.eval.runner import chosen_sets, evaluate, format_table, write_results
+    from ofa_jax.eval.runner import chosen_sets
     from ofa_jax.parallel import hosts
     from ofa_jax.train.loop import run_folder
 
-    sets = chosen_sets(config, [name for name in flags.sets.split(",") if name])
-    folder, step = _find_run(flags.checkpoint, run_folder(config), flags.step)
-    manager = CheckpointManager(folder, read_only=True)
-    if not manager.steps():
-        raise CheckpointError(
-            f"{manager.directory}: found no complete checkpoint; run python launch/train.py with the same --config first, or name another "
-            "run's folder with --checkpoint"
-        )
+    sets = chosen_sets(config, names or (sweep.sets if sweep else ()))
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
-
-    from ofa_jax.data.records import open_records
-    from ofa_jax.data.transforms.image import transform
-    from ofa_jax.models import ofa
-    from ofa_jax.tasks.negatives import load_negatives
-    from ofa_jax.tasks.rows import RowBuilder
-    from ofa_jax.vocab.tokenizer import load_tokenizer
-
     progress = logging.getLogger("ofa_jax.eval")
     progress.setLevel(logging.INFO)
     progress.propagate = False  # the root logger's prefix would drown the line
     progress.addHandler(logging.StreamHandler(sys.stderr))
-    start = time.perf_counter()
-    try:
-        tokenizer = load_tokenizer(config.vocab)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    negatives = {name: load_negatives(config.data.dir, name) for name in sorted({s.dataset for s in sets})}
-    precision = config.precision
-    graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=precision))
-    abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=precision))
-    restored = manager.restore_params(abstract, abstract_stats, step=step)
-    evaluation = evaluate(
-        config,
-        graphdef=graphdef,
-        params=restored.params,
-        stats=restored.stats,
-        tokenizer=tokenizer,
-        build_row=RowBuilder(config.vocab, tokenizer, negatives, transform, train=False),
-        open_source=lambda source: open_records(config.data.dir, source.dataset, source.split),
-        sets=sets,
-        with_pictures=not flags.no_report,
-    )
-    write_results(evaluation, folder)
-    print(format_table(evaluation.results))
-    seconds = time.perf_counter() - start
-    checkpoint = f"step {restored.step:,}" + (" (averaged weights)" if restored.averaged else "")
-    print(f"{checkpoint}; {len(evaluation.predictions):,} examples in {seconds:.0f} s")
-    if not flags.no_report:
-        from ofa_jax.eval.report import write_report
+    if sweep is not None:
+        from ofa_jax.eval.sweep import format_rows, sweep_or_watch
 
-        facts = {
-            "checkpoint": checkpoint,
-            "parameters": f"{ofa.num_params(abstract, config.vocab):,}",
-            "evaluated in": f"{seconds:.0f} s on {jax.devices()[0].device_kind}",
-        }
-        print(f"report: {write_report(folder, config, facts=facts)}")
+        hosts.start()
+        rows = sweep_or_watch(
+            config, sweep, sets, default=run_folder(config), out=flags.out, all_steps=flags.all_steps, watch=flags.watch,
+            progress=progress.info if hosts.is_first() else lambda line: None,
+        )  # fmt: skip
+        if hosts.is_first():
+            print(format_rows(rows))
+        return 0
+
+    from ofa_jax.eval.plain import evaluate_checkpoint
+
+    start = time.perf_counter()
+    folder, step = _find_run(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
+    found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start)
+    print(found)
     return 0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ofa_jax.config.decoding import SweepConfig
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import parse, replace_at
 from ofa_jax.config.schema import RunConfig
@@ -90,6 +91,18 @@ def read_config(spec: str) -> RunConfig:
     return config
 
 
+def read_sweep(path: str) -> SweepConfig:
+    """Returns `get_sweep()` of the Python file at `path`. Raises ConfigError where there is no such file or function."""
+    module = _import_file(Path(path), flag="--sweep")
+    get_sweep = getattr(module, "get_sweep", None)
+    if not callable(get_sweep):
+        raise ConfigError(f"--sweep: {path}: found no function get_sweep, expected get_sweep() -> SweepConfig")
+    sweep = get_sweep()
+    if not isinstance(sweep, SweepConfig):
+        raise ConfigError(f"--sweep: {path}: get_sweep returned {type(sweep).__name__}, expected a SweepConfig")
+    return sweep
+
+
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     """Returns `defaults` with the values that the mini-argument list `arg` gives: `debug,steps=10`.
 
@@ -108,13 +121,13 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     return values
 
 
-def _import_file(path: Path) -> types.ModuleType:
+def _import_file(path: Path, *, flag: str = "--config") -> types.ModuleType:
     """Imports a config file by path: as `configs.x` where it lies in the repository's `configs`, else under a name of its own."""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else None
         there = sorted(p.name for p in folder.glob("*.py") if p.stem != "__init__") if folder else []
         hint = nearest(path.name, there) if there else f"expected a file below the working directory {Path.cwd()}"
-        raise ConfigError(f"--config: found no file {path}; {hint}")
+        raise ConfigError(f"{flag}: found no file {path}; {hint}")
     path = path.resolve()
     root = Path(__file__).resolve().parents[2]
     # Configs import each other as `configs.x`; a command that runs elsewhere does not have the repository on its path.
@@ -125,11 +138,11 @@ def _import_file(path: Path) -> types.ModuleType:
         module = importlib.import_module(name)
         if Path(module.__file__ or "").resolve() == path:
             return module
-        raise ConfigError(f"--config: {name} is {module.__file__}, expected {path}; another package named configs is earlier on the path")
+        raise ConfigError(f"{flag}: {name} is {module.__file__}, expected {path}; another package named configs is earlier on the path")
     name = f"config_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config: {path} cannot be imported, expected a Python file")
+        raise ConfigError(f"{flag}: {path} cannot be imported, expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -5,6 +5,8 @@ Every picture of a batch goes through the ResNet once, however many questions of
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ofa_jax.config.schema import BOS_ID, PAD_ID, VocabConfig
+from ofa_jax.config.decoding import GREEDY, DecodeSetting
+from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
+from ofa_jax.decode.beam import Hypotheses, beam_search
+from ofa_jax.decode.candidates import Candidates, score_candidates
+from ofa_jax.decode.constraints import Members
+from ofa_jax.decode.rules import DecodeConfig
+from ofa_jax.decode.sample import sample
 from ofa_jax.decode.search import greedy
 from ofa_jax.eval.collect import BOX_IDS, Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedSet:
+    """The answers that a setting allows, compiled for the device. Build it with `eval.sweep.closed_set`."""
+
+    labels: tuple[str, ...]
+    sequences: tuple[tuple[int, ...], ...]  # their ids, without BOS and EOS
+    members: Members
+    candidates: Candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What one setting wrote: ids int32 an example, to be read up to EOS, and the score of each (NaN where the method gives none)."""
+
+    ids: list[np.ndarray]
+    scores: np.ndarray  # float64 [examples]
 
 
 class Predictor:
@@ -61,7 +87,80 @@ class Predictor:
                 logits = jnp.where(is_code, logits, -jnp.inf)
             return logits.argmax(-1).astype(jnp.int32)
 
+        @functools.partial(jax.jit, static_argnames=("config", "top_k", "top_p", "method", "width"))
+        def search(
+            params: Any,
+            batch: dict[str, jax.Array],
+            members: Members | None,
+            key: jax.Array,
+            *,
+            config: DecodeConfig,
+            top_k: int,
+            top_p: float,
+            method: str,
+            width: int,
+        ) -> Hypotheses:
+            model, encoded = encode(params, batch)
+            prefix = _prompts(batch["source_ids"])[:, :width] if width else None
+            if method == "sample":
+                return sample(model, encoded, None, key, config=config, top_k=top_k, top_p=top_p, prefix_ids=prefix, constraint=members)
+            return beam_search(model, encoded, None, config=config, prefix_ids=prefix, constraint=members)
+
+        @functools.partial(jax.jit, static_argnames="prompted")
+        def score(params: Any, batch: dict[str, jax.Array], answers: Candidates, prompted: bool) -> jax.Array:
+            model, encoded = encode(params, batch)
+            return score_candidates(model, encoded, answers, prompt_ids=_prompts(batch["source_ids"]) if prompted else None)
+
         self._embed, self._free, self._generate, self._forced = embed, free, generate, forced
+        self._search, self._score = search, score
+
+    def with_params(self, params: Any, stats: Any) -> Predictor:
+        """Returns a predictor of the same model with other weights; it shares the compiled programs."""
+        other = copy.copy(self)
+        other._params, other._stats = params, stats
+        return other
+
+    def decode(self, examples: Examples, setting: DecodeSetting = GREEDY, closed: ClosedSet | None = None) -> Decoded:
+        """What `setting` writes for every example of a task with free output; the best hypothesis where it makes several.
+
+        closed: the answers that `setting.answers` names, or None where it names none.
+        """
+        box = examples.task.output == "box"
+        max_len, min_len = (setting.max_len or examples.block.target_len, setting.min_len)
+        max_len, min_len = (BOX_IDS, BOX_IDS) if box else (max_len, min(min_len, max_len))
+        if setting.method == "greedy":
+            return Decoded(self.free(examples), np.full(len(examples.examples), np.nan))
+        if setting.method == "score":
+            assert closed is not None  # `sweep.points` gives a closed set to every setting that names one
+            return self._best_answers(examples, closed, prompted=setting.prompt == "source")
+        width = examples.block.source_len - 2 if setting.prompt == "source" else 0  # a source without its BOS and EOS
+        config = DecodeConfig(
+            beam=setting.beam, max_len=max_len + width, min_len=min_len, lenpen=setting.lenpen, temperature=setting.temperature,
+            no_repeat_ngram=setting.no_repeat_ngram, normalise=setting.normalise,
+        )  # fmt: skip
+        ids: list[np.ndarray] = []
+        scores: list[float] = []
+        for number, (batch, count) in enumerate(self._batches(examples, target_len=1)):
+            key = jax.random.fold_in(jax.random.key(setting.seed), number)
+            found = self._search(
+                self._params, batch, closed.members if closed else None, key,
+                config=config, top_k=setting.top_k, top_p=setting.top_p, method=setting.method, width=width,
+            )  # fmt: skip
+            best, totals = np.asarray(found.sequences[:, 0])[:count], np.asarray(found.scores[:, 0], np.float64)[:count]
+            begins = _prompt_lens(batch["source_ids"])[:count] if width else np.zeros(count, int)
+            ids += [row[begin:] for row, begin in zip(best, begins, strict=True)]
+            scores += totals.tolist()
+        return Decoded(ids, np.array(scores))
+
+    def _best_answers(self, examples: Examples, closed: ClosedSet, *, prompted: bool) -> Decoded:
+        ids: list[np.ndarray] = []
+        scores: list[float] = []
+        for batch, count in self._batches(examples, target_len=1):
+            found = np.asarray(self._score(self._params, batch, closed.candidates, prompted=prompted), np.float64)[:count]
+            best = found.argmax(1)
+            ids += [np.array([*closed.sequences[i], EOS_ID], np.int32) for i in best]
+            scores += found[np.arange(count), best].tolist()
+        return Decoded(ids, np.array(scores))
 
     def free(self, examples: Examples) -> list[np.ndarray]:
         """Greedy output ids, int32 [T] an example, to be read up to EOS. T is the block's target length; a box is exactly four ids, as
@@ -124,3 +223,14 @@ class Predictor:
                 batch["picture"][: len(chunk)] = [place[e.picture] for e in chunk]
                 batch["present"] = np.arange(size) < len(chunk)
             yield batch, len(chunk)
+
+
+def _prompts(source_ids: jax.Array) -> jax.Array:
+    """source_ids int32 [Q, S], BOS first and EOS last -> what stands between them, int32 [Q, S - 2] right-padded with PAD."""
+    inner = source_ids[:, 1:-1]
+    return jnp.where((inner == PAD_ID) | (inner == EOS_ID), PAD_ID, inner)
+
+
+def _prompt_lens(source_ids: np.ndarray) -> np.ndarray:
+    """Returns the number of tokens of every prompt, int [Q]."""
+    return np.asarray(_prompts(jnp.asarray(source_ids)) != PAD_ID).sum(1)

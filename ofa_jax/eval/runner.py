@@ -22,9 +22,9 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig, SourceConfig
 from ofa_jax.data.records import RecordSource
 from ofa_jax.eval.baselines import TrainingData, load_codebook, predict_baseline
-from ofa_jax.eval.collect import collect
+from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.predict import Predictor
-from ofa_jax.eval.scoring import prediction_lines, read_outputs, score_set
+from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.vocab.tokenizer import Tokenizer
 
@@ -55,6 +55,48 @@ def chosen_sets(config: RunConfig, names: Sequence[str] = ()) -> tuple[EvalSetCo
     return tuple(known[name] for name in names) if names else config.eval.sets
 
 
+class Judge:
+    """Compares decoded ids with references and with the set's baseline. What it reads of the training data is kept."""
+
+    def __init__(
+        self, config: RunConfig, *, tokenizer: Tokenizer, build_row: RowBuilder, open_source: Callable[[SourceConfig], RecordSource]
+    ):
+        self._config, self._tokenizer = config, tokenizer
+        self._training = TrainingData(open_source, build_row)
+        self._centers = load_codebook(config.data.dir)
+        self._baselines: dict[tuple[str, bool], tuple[str, Sequence[Any]]] = {}
+
+    def __call__(
+        self, examples: Examples, ids: Sequence[np.ndarray], *, generated: Sequence[np.ndarray] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+        """Returns the metrics of the set (as in eval.json) and the lines of predictions.jsonl.
+
+        ids: of every example, as `Predictor` gives them. generated: codes decoded without seeing true ones, scored beside the forced.
+        """
+        outputs = self._read(examples, ids)
+        name, baseline = self._baseline(examples, generated=False)
+        samples = self._config.eval.bootstrap_samples
+        results, scores = score_set(examples, outputs, baseline_name=name, baseline=baseline, num_samples=samples)
+        lines = prediction_lines(examples, outputs, scores, tokenizer=self._tokenizer)
+        if generated is not None:
+            free = self._read(examples, generated)
+            name, baseline = self._baseline(examples, generated=True)
+            results |= score_set(examples, free, baseline_name=name, baseline=baseline, num_samples=samples, metrics=[GENERATED])[0]
+            for line, codes in zip(lines, free.predictions, strict=True):
+                line["generated"] = codes
+        return results, lines
+
+    def _read(self, examples: Examples, ids: Sequence[np.ndarray]) -> Outputs:
+        return read_outputs(examples, ids, vocab=self._config.vocab, tokenizer=self._tokenizer)
+
+    def _baseline(self, examples: Examples, *, generated: bool) -> tuple[str, Sequence[Any]]:
+        key = examples.eval_set.name, generated
+        if key not in self._baselines:
+            more = {"generated": True} if generated else {}
+            self._baselines[key] = predict_baseline(examples, self._training, centers=self._centers, **more)
+        return self._baselines[key]
+
+
 def evaluate(
     config: RunConfig,
     *,
@@ -73,8 +115,7 @@ def evaluate(
     each set's first `report_examples` examples, spread over the set, are kept for the report unless `with_pictures` is False.
     """
     predictor = Predictor(graphdef, params, stats, vocab=config.vocab, batch_rows=config.eval.batch_rows)
-    training = TrainingData(open_source, build_row)
-    centers = load_codebook(config.data.dir)
+    judge = Judge(config, tokenizer=tokenizer, build_row=build_row, open_source=open_source)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     lines: list[dict[str, Any]] = []
     pictures: dict[str, np.ndarray] = {}
@@ -83,22 +124,11 @@ def evaluate(
         examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
         collected = time.perf_counter()
         decode = predictor.forced if examples.task.scoring == "teacher_forced" else predictor.free
-        outputs = read_outputs(examples, decode(examples), vocab=config.vocab, tokenizer=tokenizer)
+        ids = decode(examples)
+        # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
+        generated = predictor.generate(examples) if examples.task.output == "codes" else None
         decoded = time.perf_counter()
-        baseline_name, baseline = predict_baseline(examples, training, centers=centers)
-        results[eval_set.name], scores = score_set(
-            examples, outputs, baseline_name=baseline_name, baseline=baseline, num_samples=config.eval.bootstrap_samples
-        )
-        new = prediction_lines(examples, outputs, scores, tokenizer=tokenizer)
-        if examples.task.output == "codes":
-            # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
-            free = read_outputs(examples, predictor.generate(examples), vocab=config.vocab, tokenizer=tokenizer)
-            name, guesses = predict_baseline(examples, training, centers=centers, generated=True)
-            results[eval_set.name] |= score_set(
-                examples, free, baseline_name=name, baseline=guesses, num_samples=config.eval.bootstrap_samples, metrics=[GENERATED]
-            )[0]
-            for line, codes in zip(new, free.predictions, strict=True):
-                line["generated"] = codes
+        results[eval_set.name], new = judge(examples, ids, generated=generated)
         if with_pictures:
             count = min(config.eval.report_examples, len(new))
             for k in range(count):

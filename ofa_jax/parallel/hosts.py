@@ -63,6 +63,17 @@ def sums(*numbers: int) -> tuple[int, ...]:
     return tuple(int(total) for total in high * _HALF + low)
 
 
+def gather(content: bytes) -> list[bytes]:
+    """Returns what every process gave, in the order of their indices. All of them must call it; it waits for the slowest."""
+    if jax.process_count() == 1:
+        return [content]
+    lengths = multihost_utils.process_allgather(np.int32(len(content))).reshape(-1)
+    row = np.zeros(int(lengths.max()), np.uint8)
+    row[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = multihost_utils.process_allgather(row).reshape(len(lengths), -1)
+    return [found[:length].tobytes() for found, length in zip(rows, lengths, strict=True)]
+
+
 def one_after_another() -> Iterator[None]:
     """Yields once, in one process at a time, by index: for writing files on a disk that the processes may or may not share."""
     for turn in range(jax.process_count()):

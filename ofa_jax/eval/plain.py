@@ -1,0 +1,59 @@
+"""The plain evaluation of one checkpoint with its run's own config: results, predictions and the report in the run's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.errors import CheckpointError
+from ofa_jax.config.schema import EvalSetConfig, RunConfig
+from ofa_jax.eval.report import write_report
+from ofa_jax.eval.runner import evaluate, format_table, write_results
+from ofa_jax.eval.world import load_world
+from ofa_jax.models import ofa
+
+
+def evaluate_checkpoint(
+    config: RunConfig, sets: Sequence[EvalSetConfig], *, folder: Path, step: int | None, with_report: bool, start: float
+) -> str:
+    """Evaluates a run's checkpoint (`step` None: the newest) on `sets`, writes into `folder`, and returns the table and what it cost.
+
+    start: `time.perf_counter()` from which the seconds count. Raises CheckpointError where the run has no complete checkpoint.
+    """
+    manager = CheckpointManager(folder, read_only=True)
+    if not manager.steps():
+        raise CheckpointError(
+            f"{manager.directory}: found no complete checkpoint; run python launch/train.py with the same --config first, or name another "
+            "run's folder with --checkpoint"
+        )
+    world = load_world(config, sets)
+    graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
+    abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
+    restored = manager.restore_params(abstract, abstract_stats, step=step)
+    evaluation = evaluate(
+        config,
+        graphdef=graphdef,
+        params=restored.params,
+        stats=restored.stats,
+        tokenizer=world.tokenizer,
+        build_row=world.build_row,
+        open_source=world.open_source,
+        sets=sets,
+        with_pictures=with_report,
+    )
+    write_results(evaluation, folder)
+    seconds = time.perf_counter() - start
+    checkpoint = f"step {restored.step:,}" + (" (averaged weights)" if restored.averaged else "")
+    said = [format_table(evaluation.results), f"{checkpoint}; {len(evaluation.predictions):,} examples in {seconds:.0f} s"]
+    if with_report:
+        facts = {
+            "checkpoint": checkpoint,
+            "parameters": f"{ofa.num_params(abstract, config.vocab):,}",
+            "evaluated in": f"{seconds:.0f} s on {jax.devices()[0].device_kind}",
+        }
+        said.append(f"report: {write_report(folder, config, facts=facts)}")
+    return "\n".join(said)
