@@ -1,4 +1,4 @@
-"""Average precision of detected objects at IoU 0.5, averaged over labels: COCO's AP50, exactly."""
+"""Average precision of detected objects, averaged over labels and IoU thresholds: COCO's AP50 and AP, exactly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ofa_jax.metrics.f1_50 import f1_50
 from ofa_jax.metrics.matching import LabelledBox, match_objects
 from ofa_jax.metrics.measured import Measured, check_same_length
 
+COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # 0.5:0.95; pycocotools spaces them like this, to the last bit
 _RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's 101 recall thresholds
 _EPS = float(np.spacing(1))  # COCOeval adds it to tp + fp
 
@@ -19,40 +20,47 @@ def rank_scores(num_objects: int) -> list[float]:
     return [1.0 / (1 + rank) for rank in range(num_objects)]
 
 
-def _label_ap(counts: np.ndarray, image: np.ndarray, hit: np.ndarray, num_true: np.ndarray) -> np.ndarray:
-    """AP, float64 [B], of one label: detections [n] in order of falling score (image index, hit), true boxes an image [images].
+def _label_ap(counts: np.ndarray, image: np.ndarray, hits: np.ndarray, num_true: np.ndarray) -> np.ndarray:
+    """AP, float64 [B], of one label: detections [n] in order of falling score (image index), whether they hit at each threshold
+    [thresholds, n], true boxes an image [images]; the mean over thresholds.
 
     NaN where a resample holds no true box of the label.
     """
     total = counts @ num_true
     weight = counts[:, image]
-    true_positive = np.cumsum(weight * hit, axis=1)
-    false_positive = np.cumsum(weight * ~hit, axis=1)
-    precision = true_positive / (true_positive + false_positive + _EPS)
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     found = np.zeros(len(counts))
-    for b in range(len(counts)):
-        if total[b] > 0 and len(image):
-            at = np.searchsorted(true_positive[b] / total[b], _RECALLS, side="left")
-            found[b] = precision[b, at[at < len(image)]].sum() / len(_RECALLS)
-    return np.where(total > 0, found, np.nan)
+    for hit in hits:
+        true_positive = np.cumsum(weight * hit, axis=1)
+        false_positive = np.cumsum(weight * ~hit, axis=1)
+        precision = true_positive / (true_positive + false_positive + _EPS)
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        for b in range(len(counts)):
+            if total[b] > 0 and len(image):
+                at = np.searchsorted(true_positive[b] / total[b], _RECALLS, side="left")
+                found[b] += precision[b, at[at < len(image)]].sum() / len(_RECALLS)
+    return np.where(total > 0, found / len(hits), np.nan)
 
 
 def detection_ap(
     predictions: Sequence[Sequence[LabelledBox]],
     references: Sequence[Sequence[LabelledBox]],
     scores: Sequence[Sequence[float]] | None = None,
+    *,
+    thresholds: Sequence[float] = (0.5,),
 ) -> Measured:
-    """AP at IoU 0.5, 101-point interpolation, mean over the labels that have a true box; at most the 100 best objects an image.
+    """AP, 101-point interpolation, mean over IoU `thresholds` and the labels that have a true box; at most the 100 best objects an
+    image and label. (0.5,) gives AP50, `COCO_THRESHOLDS` the AP of COCO's tables, over boxes of all sizes and without crowds.
 
     `scores` defaults to `rank_scores` of every picture, which is stated wherever the number is shown: such an AP orders objects of
     all pictures by their place in the output, not by confidence. A resample takes whole pictures and averages over the labels that
     occur in it. `Measured.scores` are each picture's F1 at IoU 0.5.
     """
     check_same_length("detection_ap", predictions, references)
+    if len(thresholds) == 0 or not all(0 < t <= 1 for t in thresholds):
+        raise ValueError(f"detection_ap: found IoU thresholds {tuple(thresholds)}, expected at least one, all above 0 and at most 1")
     if scores is None:
         scores = [rank_scores(len(p)) for p in predictions]
-    by_label: dict[str, list[tuple[float, int, bool]]] = {}
+    by_label: dict[str, list[tuple[float, int, np.ndarray]]] = {}
     true_counts: dict[str, np.ndarray] = {}
     for i, (predicted, true, found) in enumerate(zip(predictions, references, scores, strict=True)):
         if len(predicted) != len(found):
@@ -65,8 +73,10 @@ def detection_ap(
             kept[label] = kept.get(label, 0) + 1
             if kept[label] <= 100:
                 chosen.append(int(j))
-        for j, is_hit in zip(chosen, match_objects([predicted[j] for j in chosen], true, threshold=0.5), strict=True):
-            by_label.setdefault(predicted[j][0], []).append((float(found[j]), i, bool(is_hit)))
+        objects = [predicted[j] for j in chosen]
+        hits = np.array([match_objects(objects, true, threshold=t) for t in thresholds], bool)
+        for k, j in enumerate(chosen):
+            by_label.setdefault(predicted[j][0], []).append((float(found[j]), i, hits[:, k]))
         for label, _ in true:
             true_counts.setdefault(label, np.zeros(len(predictions)))[i] += 1
 
@@ -76,8 +86,8 @@ def detection_ap(
             rows = by_label.get(label, [])
             order = np.argsort([-s for s, _, _ in rows], kind="mergesort")
             image = np.array([rows[j][1] for j in order], np.int64)
-            hit = np.array([rows[j][2] for j in order], bool)
-            per_label.append(_label_ap(counts, image, hit, true_counts[label]))
+            hits = np.array([rows[j][2] for j in order], bool).reshape(-1, len(thresholds)).T
+            per_label.append(_label_ap(counts, image, hits, true_counts[label]))
         if not per_label:
             return np.zeros(len(counts))
         table = np.array(per_label)

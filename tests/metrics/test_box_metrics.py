@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ofa_jax.metrics.acc_at_iou import acc_at_iou, iou
-from ofa_jax.metrics.detection_ap import detection_ap, rank_scores
+from ofa_jax.metrics.detection_ap import COCO_THRESHOLDS, detection_ap, rank_scores
 from ofa_jax.metrics.f1_50 import f1_50
 
 
@@ -34,7 +34,8 @@ def test_f1_by_hand():
     assert found.scores.tolist() == [pytest.approx(0.4), 1.0]
 
 
-def _coco_ap50(predictions, references, scores):
+def _coco_ap(predictions, references, scores, thresholds=(0.5,)):
+    """pycocotools' AP; None takes its own thresholds, 0.5:0.95."""
     labels = sorted({label for objects in [*predictions, *references] for label, _ in objects})
 
     def size(box):
@@ -59,12 +60,12 @@ def _coco_ap50(predictions, references, scores):
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(found), "bbox")
-        judge.params.iouThrs = np.array([0.5])
+        if thresholds is not None:
+            judge.params.iouThrs = np.array(thresholds)
         judge.evaluate()
         judge.accumulate()
-    precision = judge.eval["precision"][0, :, :, 0, -1]  # one IoU, recalls, labels, all areas, 100 detections
-    per_label = precision.mean(0)
-    return per_label[per_label > -1].mean()
+    precision = judge.eval["precision"][:, :, :, 0, -1]  # IoUs, recalls, labels, all areas, 100 detections
+    return precision[precision > -1].mean()
 
 
 def _random_pictures(seed, count=25):
@@ -89,9 +90,52 @@ def _random_pictures(seed, count=25):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ap_equals_pycocotools(seed):
     predictions, references, scores = _random_pictures(seed)
-    assert detection_ap(predictions, references, scores).value == pytest.approx(_coco_ap50(predictions, references, scores), abs=1e-9)
+    assert detection_ap(predictions, references, scores).value == pytest.approx(_coco_ap(predictions, references, scores), abs=1e-9)
     ranked = [rank_scores(len(p)) for p in predictions]
-    assert detection_ap(predictions, references).value == pytest.approx(_coco_ap50(predictions, references, ranked), abs=1e-9)
+    assert detection_ap(predictions, references).value == pytest.approx(_coco_ap(predictions, references, ranked), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_ap_over_thresholds_equals_pycocotools(seed):
+    predictions, references, scores = _random_pictures(seed)
+    found = detection_ap(predictions, references, scores, thresholds=COCO_THRESHOLDS)
+    assert found.value == pytest.approx(_coco_ap(predictions, references, scores, None), abs=1e-9)
+    assert found.value < detection_ap(predictions, references, scores).value
+    for threshold in (0.3, 0.75):
+        one = detection_ap(predictions, references, scores, thresholds=(threshold,)).value
+        assert one == pytest.approx(_coco_ap(predictions, references, scores, (threshold,)), abs=1e-9)
+
+
+# Two pictures whose numbers follow by hand. Overlaps of 100-pixel boxes with their truth: 1, 0.8, 0.6 (a threshold, to the last bit).
+STORED_REFERENCES = [[("cat", (0, 0, 10, 10)), ("cat", (20, 0, 30, 10)), ("dog", (40, 0, 50, 10))], [("cat", (0, 0, 10, 10))]]
+STORED_PREDICTIONS = [
+    [("cat", (0, 0, 10, 10)), ("cat", (20, 0, 30, 8)), ("dog", (40, 0, 50, 6)), ("cat", (60, 0, 70, 10))],
+    [("cat", (50, 50, 60, 60)), ("bird", (0, 0, 10, 10))],  # a miss, and a label that nothing has
+]
+STORED_SCORES = [[0.9, 0.7, 0.6, 0.5], [0.8, 0.95]]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "cat", "dog"),
+    [
+        # cats in order of score: hit, miss, hit, miss; of three true ones 1/3 at precision 1 (34 recalls of 101), 2/3 at 2/3 (33).
+        ((0.5,), (34 + 33 * 2 / 3) / 101, 1.0),
+        ((0.75,), (34 + 33 * 2 / 3) / 101, 0.0),
+        ((0.9,), 34 / 101, 0.0),
+        # The second cat holds at 0.5 ... 0.8, seven thresholds of ten; the dog at 0.5, 0.55, 0.6.
+        (COCO_THRESHOLDS, (34 + 0.7 * 33 * 2 / 3) / 101, 0.3),
+    ],
+)
+def test_ap_of_stored_pictures(thresholds, cat, dog):
+    found = detection_ap(STORED_PREDICTIONS, STORED_REFERENCES, STORED_SCORES, thresholds=thresholds)
+    assert found.value == pytest.approx((cat + dog) / 2, abs=1e-9)
+    assert found.value == pytest.approx(_coco_ap(STORED_PREDICTIONS, STORED_REFERENCES, STORED_SCORES, thresholds), abs=1e-9)
+
+
+def test_thresholds_that_are_none_are_refused():
+    for thresholds in ((), (0.0,), (0.5, 50)):
+        with pytest.raises(ValueError, match="detection_ap: found IoU thresholds"):
+            detection_ap([[]], [[("cat", (0, 0, 1, 1))]], thresholds=thresholds)
 
 
 def test_ap_of_a_resample_is_the_ap_of_the_repeated_pictures():
@@ -100,7 +144,7 @@ def test_ap_of_a_resample_is_the_ap_of_the_repeated_pictures():
     found = detection_ap(predictions, references, scores).resample(np.bincount(drawn, minlength=25)[None].astype(float))[0]
     repeated = [[x[i] for i in drawn] for x in (predictions, references, scores)]
     # Copies of a picture tie in score; ours takes their hits and misses as one step of the curve, pycocotools one after another.
-    assert found == pytest.approx(_coco_ap50(*repeated), abs=0.02)
+    assert found == pytest.approx(_coco_ap(*repeated), abs=0.02)
 
 
 def test_ap_without_predictions_or_without_truth_is_zero():

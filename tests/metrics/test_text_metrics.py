@@ -6,13 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import CiderScorer
+from pycocoevalcap.rouge.rouge import Rouge
 
+from ofa_jax.config.errors import DataError
 from ofa_jax.metrics.accuracy import accuracy
 from ofa_jax.metrics.bleu4 import bleu4
 from ofa_jax.metrics.cider import cider
 from ofa_jax.metrics.code_accuracy import code_accuracy
+from ofa_jax.metrics.document_frequencies import document_frequencies, read_frequencies, write_frequencies
 from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.masked_token_accuracy import masked_positions, masked_token_accuracy
+from ofa_jax.metrics.rouge_l import rouge_l
 from ofa_jax.metrics.vqa_accuracy import vqa_accuracy
 from ofa_jax.metrics.words import normalise
 
@@ -59,6 +64,108 @@ def test_cider_equals_pycocoevalcap():
     assert found.value == pytest.approx(value)
     np.testing.assert_allclose(found.scores, scores)
     assert found.scores[0] == pytest.approx(10.0)  # a hypothesis equal to its only reference
+
+
+def _random_captions(seed, count):
+    """Captions of a few words that repeat and overlap, some empty; one to five references."""
+    draw = np.random.default_rng(seed)
+
+    def text():
+        return " ".join(draw.choice(["a", "dog", "cat", "on", "the", "hill", "red", "it's"], draw.integers(0, 12)))
+
+    return [text() for _ in range(count)], [[text() for _ in range(draw.integers(1, 6))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cider_equals_pycocoevalcap_on_random_captions(seed):
+    hypotheses, references = _random_captions(seed, 40)
+    _, scores = Cider().compute_score(dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)})
+    np.testing.assert_allclose(cider(hypotheses, references).scores, scores, rtol=1e-12, atol=1e-12)
+
+
+def _cider_with_corpus(hypotheses, references, corpus):
+    """pycocoevalcap's scores of a few examples with the document frequencies of a corpus that has more."""
+    scorer = CiderScorer()
+    for refs in corpus:
+        scorer += (None, refs)
+    scorer.compute_doc_freq()
+    scorer.ctest, scorer.crefs = [], []
+    for hypothesis, refs in zip(hypotheses, references, strict=True):
+        scorer += (hypothesis, refs)
+    # The scorer takes the number of images from its list of references and stops at the end of the shorter list.
+    scorer.crefs += [[]] * (len(corpus) - len(references))
+    return scorer.compute_cider()
+
+
+def test_cider_with_stored_frequencies_equals_pycocoevalcap(tmp_path):
+    _, corpus = _random_captions(2, 60)
+    hypotheses, references = _random_captions(3, 20)
+    references[0].append("a purple dog")  # a word that the corpus lacks counts as in one image
+    hypotheses[0] = "the purple dog"
+    write_frequencies(tmp_path / "corpus.json", document_frequencies(corpus))
+    stored = read_frequencies(tmp_path / "corpus.json")
+    assert stored == document_frequencies(corpus)
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus.json"]
+    found = cider(hypotheses, references, frequencies=stored)
+    np.testing.assert_allclose(found.scores, _cider_with_corpus(hypotheses, references, corpus), rtol=1e-12, atol=1e-12)
+    assert found.scores[0] > 0
+    # One image alone, as self-critical training scores it, and the corpus of the examples themselves.
+    assert cider(hypotheses[:1], references[:1], frequencies=stored).value == pytest.approx(found.scores[0], rel=1e-12)
+    own = document_frequencies(references)
+    np.testing.assert_array_equal(cider(hypotheses, references, frequencies=own).scores, cider(hypotheses, references).scores)
+    assert not np.allclose(found.scores, cider(hypotheses, references).scores)
+
+
+def test_document_frequencies_count_images_not_captions():
+    found = document_frequencies([["A dog, a dog.", "the dog"], ["the dog ran"], ["a cat"]])
+    assert found.ref_len == 3
+    assert {g: found.document_frequency.get(g) for g in ("a", "dog", "the dog", "a dog a dog", "cat", "bird")} == {
+        "a": 2, "dog": 2, "the dog": 2, "a dog a dog": 1, "cat": 1, "bird": None,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="document_frequencies: found no images"):
+        document_frequencies([])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "corpus.json cannot be read"),
+        ("{", "does not parse as JSON"),
+        ("[1]", "found list, expected an object of ref_len and document_frequency"),
+        ('{"ref_len": 3}', r"found \['ref_len'\], expected an object"),
+        ('{"ref_len": 0, "document_frequency": {}}', "field ref_len: found '0', expected a number of images"),
+        ('{"ref_len": 3, "document_frequency": []}', r"field document_frequency: found '\[\]', expected an object of counts"),
+        ('{"ref_len": 3, "document_frequency": {"a": 2, "a dog": 4}}', r"document_frequency of 'a dog': found 4, expected 1 to ref_len"),
+        ('{"ref_len": 3, "document_frequency": {"a": 1.5}}', "document_frequency of 'a': found 1.5"),
+    ],
+)
+def test_frequencies_that_are_none_are_refused(tmp_path, text, fault):
+    path = tmp_path / "corpus.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=fault):
+        read_frequencies(path)
+
+
+def test_rouge_by_hand():
+    found = rouge_l(["the cat on mat", "a dog"], [["the cat sat on the mat", "mat"], ["bird"]])
+    # LCS 4 of 4 words with the first reference, 1 of 1 with the second: precision and recall 1, of different references.
+    assert found.scores.tolist() == [1.0, 0.0]
+    alone = rouge_l(["the cat on mat"], [["the cat sat on the mat"]])
+    assert alone.value == pytest.approx((1 + 1.44) * 1 * (4 / 6) / (4 / 6 + 1.44))
+    with pytest.raises(ValueError, match="rouge_l: example 0: found no references"):
+        rouge_l(["a"], [[]])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rouge_equals_pycocoevalcap(seed):
+    hypotheses, references = _random_captions(seed, 60)
+    hypotheses, references = HYPOTHESES + hypotheses, REFERENCES + references
+    gts = {i: [normalise(r) for r in refs] for i, refs in enumerate(references)}
+    value, scores = Rouge().compute_score(gts, {i: [normalise(h)] for i, h in enumerate(hypotheses)})
+    found = rouge_l(hypotheses, references)
+    assert found.value == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-12)
 
 
 def test_bleu_equals_pycocoevalcap_also_on_a_resample():
