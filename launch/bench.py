@@ -1,6 +1,8 @@
-"""Measures rates: `python launch/bench.py tokenizer [--dict=FILE] [--seconds=5]`.
+"""Measures rates: `python launch/bench.py tokenizer [--dict=FILE] [--seconds=5]`, `decode FOLDER [--peer=PYTHON] [--batch=4] ...`.
 
 tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sentences of English prose (CPython's own documentation).
+decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
+modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,9 +28,15 @@ def main(argv: list[str]) -> int:
     tokenizer = commands.add_parser("tokenizer")
     tokenizer.add_argument("--dict", default="", help="OFA's dict.txt; default: GPT-2's own order of ids")
     tokenizer.add_argument("--seconds", type=float, default=5.0)
+    decode = commands.add_parser("decode")
+    decode.add_argument("folder", type=Path, help="what launch/convert.py export wrote")
+    decode.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
+    for name, value in (("batch", 4), ("image-px", 480), ("beam", 5), ("max-len", 16), ("no-repeat-ngram", 3), ("repeats", 3)):
+        decode.add_argument(f"--{name}", type=int, default=value)
+    decode.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     flags = parser.parse_args(argv[1:])
     try:
-        print(tokenizer_rate(flags.dict, seconds=flags.seconds))
+        print(tokenizer_rate(flags.dict, seconds=flags.seconds) if flags.command == "tokenizer" else decode_rate(flags))
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -49,6 +58,76 @@ def tokenizer_rate(dict_path: str, *, seconds: float) -> str:
         for batch in batches:
             count += sum(map(len, tokenizer.encode_batch(batch)))
     return f"tokenizer: {count / took:,.0f} ids/s of process time, {count:,} ids in batches of {BATCH} texts"
+
+
+def decode_rate(flags: argparse.Namespace) -> str:
+    """Returns lines that say how fast captions are searched, the encoder apart, and where there is a peer, its times and the ratios."""
+    import jax
+    import numpy as np
+
+    from ofa_jax.convert.state_files import read_state
+    from ofa_jax.convert.transfer import read_model
+    from ofa_jax.convert.weights import from_state
+    from ofa_jax.decode.bench import time_beam_search
+    from ofa_jax.decode.rules import DecodeConfig
+
+    config, state = read_model(read_state(flags.folder))
+    weights = from_state(state, config.model, config.vocab, where=str(flags.folder))
+    rng = np.random.default_rng(0)
+    source_ids = rng.integers(4, config.vocab.num_text, (flags.batch, 8)).astype(np.int32)
+    source_ids[:, 0], source_ids[:, -1] = 0, 2
+    images = rng.integers(0, 256, (flags.batch, flags.image_px, flags.image_px, 3), np.uint8)
+    setting = DecodeConfig(beam=flags.beam, max_len=flags.max_len, no_repeat_ngram=flags.no_repeat_ngram)
+    ours = time_beam_search(
+        weights.params, weights.stats, config.model, config.vocab, source_ids=source_ids, images=images, config=setting,
+        precision=flags.precision, repeats=flags.repeats,
+    )  # fmt: skip
+    device = jax.devices()[0].device_kind
+    what = (
+        f"{config.name}, {flags.image_px} px, batch {flags.batch}, beam {flags.beam}, {flags.max_len} tokens, {flags.precision}, {device}"
+    )
+    lines = [f"decode: {what}", _times("ofa_jax", ours.encoder_s, ours.search_s, flags.batch, ours.steps)]
+    if flags.peer:
+        peer = _peer_times(flags, source_ids, images)
+        lines.append(_times("peer", float(peer["encoder_s"]), float(peer["search_s"]), flags.batch, ours.steps))
+        whole = (peer["encoder_s"] + peer["search_s"]) / (ours.encoder_s + ours.search_s)
+        lines.append(
+            f"ratio: search {peer['search_s'] / ours.search_s:.2f}, encoder {peer['encoder_s'] / ours.encoder_s:.2f}, whole {whole:.2f}"
+        )
+        equal = int((peer["ids"] == ours.ids).all(1).sum())
+        difference = float(np.abs(peer["scores"] - ours.scores).max())
+        lines.append(f"equal tokens in {equal} of {flags.batch} rows, scores differ by at most {difference:.1e}")
+    return "\n".join(lines)
+
+
+def _times(name: str, encoder_s: float, search_s: float, batch: int, steps: int) -> str:
+    whole = batch / (encoder_s + search_s)
+    step = f"{search_s / steps * 1e3:.1f} a step"
+    return f"{name:8} encoder {encoder_s * 1e3:9.1f} ms   search {search_s * 1e3:9.1f} ms ({step})   {whole:.2f} images/s"
+
+
+def _peer_times(flags: argparse.Namespace, source_ids: Any, images: Any) -> dict[str, Any]:
+    import json
+    import subprocess
+    import tempfile
+
+    import numpy as np
+
+    script = Path(__file__).resolve().parents[1] / "tests" / "parity" / "modelscope_decode.py"
+    setting = {"beam": flags.beam, "max_len": flags.max_len, "no_repeat_ngram": flags.no_repeat_ngram, "repeats": flags.repeats}
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+        pixels = (images.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+        np.savez(given, src_tokens=source_ids.astype(np.int64), patch_images=pixels)
+        done = subprocess.run(
+            [flags.peer, str(script), str(flags.folder), str(given), str(out), json.dumps(setting)], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise UserError(
+                f"--peer: {flags.peer} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}"
+            )
+        with np.load(out) as stored:
+            return dict(stored)
 
 
 if __name__ == "__main__":

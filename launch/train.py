@@ -55,7 +55,7 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.tasks.negatives import load_negatives
     from ofa_jax.tasks.rows import RowBuilder
     from ofa_jax.tasks.table import TASK_NAMES
-    from ofa_jax.train.hooks import Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
+    from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
@@ -85,6 +85,10 @@ def _train(argv: list[str]) -> int:
         hooks.append(StopOnRejects(quarantine, every_steps=config.log_every))
     if config.data.write_digests:
         hooks.append(WriteDigests(workdir, host=hosts.index()))
+    if config.eval.every_steps:
+        from ofa_jax.eval.in_loop import in_loop
+
+        hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
     try:
         result = train(config, pipeline, hooks, task_names=TASK_NAMES, identity={"tokenizer": tokenizer.digest})
     finally:

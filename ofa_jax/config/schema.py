@@ -245,6 +245,7 @@ class EvalConfig:
     image_px: int = 384
     bootstrap_samples: int = 1_000
     report_examples: int = 12
+    every_steps: int = 0  # evaluation during training, of all sets; 0: none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
@@ -52,7 +53,8 @@ class Predictor:
     """
 
     def __init__(self, graphdef: Any, params: Any, stats: Any, *, vocab: VocabConfig, batch_rows: int):
-        self._params, self._stats, self._batch_rows = params, stats, batch_rows
+        self._rows = batch_rows
+        self._set_params(params, stats)
 
         def encode(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
             model = nnx.merge(graphdef, params)
@@ -117,8 +119,25 @@ class Predictor:
     def with_params(self, params: Any, stats: Any) -> Predictor:
         """Returns a predictor of the same model with other weights; it shares the compiled programs."""
         other = copy.copy(self)
-        other._params, other._stats = params, stats
+        other._set_params(params, stats)
         return other
+
+    def _set_params(self, params: Any, stats: Any) -> None:
+        """Takes the weights; a batch is shared by the devices that hold them, each of which takes equally many sequences."""
+        self._params, self._stats = params, stats
+        leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+        sharding = leaves[0].sharding if leaves else None
+        devices = list(sharding.mesh.devices.flat) if isinstance(sharding, NamedSharding) else []
+        self._mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
+        self._batch_rows = -(-self._rows // max(1, len(devices))) * max(1, len(devices))
+
+    def _spread(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Places arrays whose first axis counts sequences or pictures: shared by the devices where it divides, else whole on each."""
+        if self._mesh is None:
+            return arrays
+        whole, shared = NamedSharding(self._mesh, PartitionSpec()), NamedSharding(self._mesh, PartitionSpec("data"))
+        fits = {name: len(array) % self._mesh.size == 0 for name, array in arrays.items()}
+        return {name: jax.device_put(array, shared if fits[name] else whole) for name, array in arrays.items()}
 
     def decode(self, examples: Examples, setting: DecodeSetting = GREEDY, closed: ClosedSet | None = None) -> Decoded:
         """What `setting` writes for every example of a task with free output; the best hypothesis where it makes several.
@@ -147,7 +166,7 @@ class Predictor:
                 config=config, top_k=setting.top_k, top_p=setting.top_p, method=setting.method, width=width,
             )  # fmt: skip
             best, totals = np.asarray(found.sequences[:, 0])[:count], np.asarray(found.scores[:, 0], np.float64)[:count]
-            begins = _prompt_lens(batch["source_ids"])[:count] if width else np.zeros(count, int)
+            begins = _prompt_lens(np.asarray(batch["source_ids"]))[:count] if width else np.zeros(count, int)
             ids += [row[begin:] for row, begin in zip(best, begins, strict=True)]
             scores += totals.tolist()
         return Decoded(ids, np.array(scores))
@@ -218,11 +237,14 @@ class Predictor:
                 used = sorted({e.picture for e in chunk})
                 place = {picture: k for k, picture in enumerate(used)}
                 shown = [*used, *[used[0]] * (pictures - len(used))]
-                batch["features"] = self._embed(self._params, self._stats, examples.images[shown], examples.holes[shown])
+                images = self._spread({"images": examples.images[shown], "holes": examples.holes[shown]})
                 batch["picture"] = np.zeros(size, np.int32)
                 batch["picture"][: len(chunk)] = [place[e.picture] for e in chunk]
                 batch["present"] = np.arange(size) < len(chunk)
-            yield batch, len(chunk)
+                features = {"features": self._embed(self._params, self._stats, **images)}
+                yield self._spread(batch) | features, len(chunk)
+            else:
+                yield self._spread(batch), len(chunk)
 
 
 def _prompts(source_ids: jax.Array) -> jax.Array:

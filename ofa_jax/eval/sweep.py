@@ -298,7 +298,10 @@ class _Models:
             manager = CheckpointManager(checkpoint.folder, read_only=True)
             abstract, stats, predictor = self._structure(manager.config(checkpoint.step).model)
             restored = manager.restore_params(abstract, stats, step=checkpoint.step)
-            self._last = checkpoint, predictor.with_params(restored.params, restored.stats)
+            weights = restored.params, restored.stats
+            if hosts.count() > 1:  # each host decodes its own share, on a device of its own
+                weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+            self._last = checkpoint, predictor.with_params(*weights)
         return self._last[1]
 
 

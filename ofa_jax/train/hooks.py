@@ -6,7 +6,7 @@ Order of one turn: `evaluate` (the state of the step just reached), save, `batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,21 @@ class Hook:
 
     def close(self) -> None:
         """Called once at the end."""
+
+
+class Evaluate(Hook):
+    """Logs what `measure(state)` returns, every `every_steps` steps and after the last; `launch` gives it the evaluator."""
+
+    def __init__(self, measure: Callable[[Any], Mapping[str, Number]], *, every_steps: int):
+        self._measure, self._every_steps = measure, every_steps
+        self._start = 0
+
+    def start(self, step: int) -> None:
+        self._start = step
+
+    def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
+        due = step % self._every_steps == 0 and step > self._start
+        return self._measure(state) if due or last else None
 
 
 class WriteMetrics(Hook):
@@ -113,7 +128,7 @@ class StopOnRejects(Hook):
 
 
 class ProgressLine(Hook):
-    """Prints one line a record: step, loss, nats a token of each task, examples a second, time left."""
+    """Prints one line a record: step, loss, nats a token of each task, examples a second, time left; or the metrics of an evaluation."""
 
     def __init__(self, *, steps: int):
         self._steps = steps
@@ -121,6 +136,10 @@ class ProgressLine(Hook):
     def log(self, record: Mapping[str, Number]) -> None:
         if "loss/total" in record:
             print(progress_text(record, steps=self._steps), flush=True)
+        found = {name: value for name, value in record.items() if name.startswith("eval/") and not name.endswith("/baseline")}
+        if found:
+            values = ", ".join(f"{name.removeprefix('eval/')} {float(value):.3f}" for name, value in found.items())
+            print(f"step {record['step']}/{self._steps}  evaluated: {values}", flush=True)
 
 
 def progress_text(record: Mapping[str, Number], *, steps: int) -> str:

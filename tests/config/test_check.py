@@ -46,6 +46,7 @@ BROKEN = {
     "optimizer.warmup_fraction=2": "optimizer.warmup_fraction: found 2.0",
     "optimizer.beta2=1": "optimizer.beta2: found 1.0",
     "optimizer.ema_decay=-0.1": "optimizer.ema_decay: found -0.1",
+    "eval.every_steps=-1": "eval.every_steps: found -1, expected at least 0",
     "checkpoint.keep=0": "checkpoint.keep: found 0",
     "vocab.path=": "vocab.path: found nothing",
     "vocab.num_text=5": "vocab.num_text: found 5",

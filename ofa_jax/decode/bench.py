@@ -1,0 +1,70 @@
+"""Times of beam search, the encoder apart; `launch/bench.py decode` prints them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ofa_jax.config.schema import ModelConfig, VocabConfig
+from ofa_jax.decode.beam import Hypotheses, beam_search
+from ofa_jax.decode.rules import DecodeConfig
+from ofa_jax.models import ofa
+from ofa_jax.models.encoder import Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamTimes:
+    """The fastest of several runs in seconds, compilation left out, and what was found."""
+
+    encoder_s: float  # pictures and sources
+    search_s: float
+    steps: int  # of the search: the longest hypothesis kept
+    ids: np.ndarray  # int32 [rows, max_len + 1], the best hypothesis of each row
+    scores: np.ndarray  # float [rows]
+
+
+def time_beam_search(
+    params: Any,
+    stats: Any,
+    model: ModelConfig,
+    vocab: VocabConfig,
+    *,
+    source_ids: np.ndarray,
+    images: np.ndarray,
+    config: DecodeConfig,
+    precision: str,
+    repeats: int,
+) -> BeamTimes:
+    """Returns the times of encoding `images` uint8 [Q, px, px, 3] with `source_ids` int32 [Q, S] and of the beam search behind it."""
+    graphdef, _ = jax.eval_shape(lambda: ofa.create(model, vocab, jax.random.key(0), precision=precision))
+    params, stats = jax.device_put((params, stats))
+
+    @jax.jit
+    def encode(params: Any, stats: Any, images: jax.Array, source_ids: jax.Array) -> Encoded:
+        whole = nnx.merge(graphdef, params)
+        return whole.encode(source_ids, whole.embed_images(images, None, stats=stats, train=False)[0])
+
+    @jax.jit
+    def search(params: Any, encoded: Encoded) -> Hypotheses:
+        return beam_search(nnx.merge(graphdef, params), encoded, None, config=config)
+
+    encoded, encoder_s = _fastest(lambda: encode(params, stats, images, source_ids), repeats)
+    found, search_s = _fastest(lambda: search(params, encoded), repeats)
+    lengths = np.asarray(found.lengths)
+    return BeamTimes(encoder_s, search_s, int(lengths.max()), np.asarray(found.sequences[:, 0]), np.asarray(found.scores[:, 0]))
+
+
+def _fastest(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
+    result = jax.block_until_ready(run())  # compiles
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return result, min(times)
