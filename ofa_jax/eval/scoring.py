@@ -23,6 +23,7 @@ from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.f1_50 import f1_50
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
 from ofa_jax.metrics.measured import Measured
+from ofa_jax.metrics.rouge_l import rouge_l
 from ofa_jax.vocab.layout import code_of
 from ofa_jax.vocab.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], M
     "exact_match": lambda p, r, _: exact_match(p, r),
     "cider": lambda p, r, _: cider(p, r),
     "bleu4": lambda p, r, _: bleu4(p, r),
+    "rouge_l": lambda p, r, _: rouge_l(p, r),
     "acc_at_iou_50": lambda p, r, _: acc_at_iou(p, r, threshold=0.5),
     "ap50": lambda p, r, _: detection_ap(p, r),
     "f1_50": lambda p, r, _: f1_50(p, r),

@@ -22,4 +22,4 @@ def build(item: Caption, draw: np.random.Generator, context: TaskContext) -> Exa
     )
 
 
-CAPTIONING = Task("captioning", build, output="text", scoring="free", metrics=("cider", "bleu4", "exact_match"))
+CAPTIONING = Task("captioning", build, output="text", scoring="free", metrics=("cider", "bleu4", "rouge_l", "exact_match"))
