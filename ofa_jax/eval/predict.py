@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
@@ -127,15 +127,16 @@ class Predictor:
         self._params, self._stats = params, stats
         leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
         sharding = leaves[0].sharding if leaves else None
-        devices = list(sharding.mesh.devices.flat) if isinstance(sharding, NamedSharding) else []
-        self._mesh = Mesh(np.array(devices), ("data",)) if len(devices) > 1 else None
-        self._batch_rows = -(-self._rows // max(1, len(devices))) * max(1, len(devices))
+        # The mesh of the weights, whatever its axes are: one program has one mesh.
+        self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+        parts = 1 if self._mesh is None else self._mesh.size
+        self._batch_rows = -(-self._rows // parts) * parts
 
     def _spread(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Places arrays whose first axis counts sequences or pictures: shared by the devices where it divides, else whole on each."""
         if self._mesh is None:
             return arrays
-        whole, shared = NamedSharding(self._mesh, PartitionSpec()), NamedSharding(self._mesh, PartitionSpec("data"))
+        whole, shared = NamedSharding(self._mesh, PartitionSpec()), NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
         fits = {name: len(array) % self._mesh.size == 0 for name, array in arrays.items()}
         return {name: jax.device_put(array, shared if fits[name] else whole) for name, array in arrays.items()}
 
