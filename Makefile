@@ -16,7 +16,8 @@ PYTEST_WORKERS ?= 2
 # A step's memory comes in huge pages: on a CPU the kernel spent a fifth of the step on zeroing small ones. glibc reads this at its start.
 RUN_ENV := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 # Test processes run beside each other: one thread each for OpenMP and BLAS. XLA keeps its threads, eight fake devices wait for each other.
-TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Programs of tests run a few times: unoptimised they compile in half the time, and their products are the same library's.
+TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0
 
 # Prints an interpreter of 3.12, else 3.11, that really runs: the shims of version managers are on the path even when they do not.
 define FIND_PYTHON
