@@ -34,10 +34,10 @@ def sample(
     """Returns `config.beam` sampled hypotheses of every encoded sequence, the likeliest first.
 
     Rules, arguments and the score are those of `beam_search`; draws never mix. The score adds the log-probabilities before the cut to
-    `top_k` or `top_p`, as the official code does. The draws of sequence q depend on `key` and q alone.
+    `top_k` or `top_p`, as the official code does. The draws of sequence q depend on `key` and q alone, or on its own key.
 
     Args:
-      key: a key of `jax.random`.
+      key: a key of `jax.random`, or [Q], one a sequence: then a sequence's draws are the same in any batch.
       top_k: draws from so many likeliest tokens; 0: from all.
       top_p: draws from the fewest likeliest tokens whose mass reaches this; wins over `top_k`; 0: off.
 
@@ -51,7 +51,8 @@ def sample(
     rows = code_rows or ("none" if code_mask is None else "mixed")
     num, dtype, length = encoded.states.shape[0], model.policy.accum, config.max_len + 1
     rules = Rules(config, constraint, prefix_ids, num=num)
-    keys = jax.vmap(lambda q: jax.random.split(jax.random.fold_in(key, q), config.beam))(jnp.arange(num))
+    own = key if key.ndim else jax.vmap(lambda q: jax.random.fold_in(key, q))(jnp.arange(num))
+    keys = jax.vmap(lambda one: jax.random.split(one, config.beam))(own)
     draw = jax.vmap(jax.vmap(lambda key, log_probs: draw_token(key, log_probs, top_k=top_k, top_p=top_p)))
 
     def unfinished(carry: _Draws) -> jax.Array:

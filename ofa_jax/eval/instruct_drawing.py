@@ -1,0 +1,63 @@
+"""One picture of a prediction: what was shown, boxes or filled-in codes on it, the instruction and the answer below."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.data.transforms.image import decode_image, resize_image
+from ofa_jax.eval.drawing import PREDICTION_COLOUR, contact_sheet, draw_boxes, enlarge, fill_square
+from ofa_jax.eval.instruct import Prediction, Request
+from ofa_jax.metrics.baselines import decode_codes
+
+_LONGEST_PX = 1024  # of the drawing: lines and letters have a size of their own
+_ASKED_COLOUR = "#5d6d7e"
+_SHOWN_ANSWERS = 5
+
+
+def draw_prediction(request: Request, prediction: Prediction, *, centers: np.ndarray | None) -> Image.Image:
+    """The drawing. `centers` are the codebook's (`baselines.load_codebook`), read for codes only.
+
+    Raises DataError for codes without a codebook, or with one that has fewer codes.
+    """
+    given = None if request.picture is None else decode_image(request.picture)
+    pixels = None if given is None else _small(given)
+    if prediction.output == "codes":
+        pixels = _fill(pixels, prediction.codes, centers)
+    panel = None if pixels is None else enlarge(pixels)
+    if pixels is not None and given is not None and prediction.output in ("box", "objects"):
+        found = list(prediction.objects) if prediction.box is None else [("", prediction.box)]
+        panel = draw_boxes(pixels, truth=[], predicted=found, width=given.shape[1], height=given.shape[0])
+    if prediction.answers:
+        said = [f"{math.exp(log_prob):.3f} {label}" for label, log_prob in prediction.answers[:_SHOWN_ANSWERS]]
+    else:
+        said = [] if prediction.output == "codes" else str(prediction).splitlines()
+    lines = [(request.text.strip(), _ASKED_COLOUR), *((line, PREDICTION_COLOUR) for line in said)]
+    return contact_sheet([([] if panel is None else [("", panel)], lines)])
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    scale = min(1.0, _LONGEST_PX / max(height, width))
+    return resize_image(pixels, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
+
+
+def _fill(pixels: np.ndarray | None, codes: tuple[int, ...], centers: np.ndarray | None) -> np.ndarray:
+    """The picture with its middle half-side part, which the model did not see, replaced by the codes; without one, the codes' own."""
+    if centers is None:
+        raise DataError("codebook.npz: found none, expected one to draw codes with")
+    if max(codes) >= len(centers):
+        raise DataError(f"codebook.npz: found {len(centers)} centers, expected one for code {max(codes)}")
+    side = math.isqrt(len(codes))
+    square = decode_codes(np.array(codes).reshape(side, side), centers)
+    if pixels is None:
+        return square
+    height, width = pixels.shape[:2]
+    # The network saw the picture squashed to a square: there the codes stand for the middle, and are stretched with it.
+    whole = max(2 * square.shape[0], height, width)
+    whole += -whole % 4
+    part = resize_image(square, width=whole // 2, height=whole // 2)
+    return resize_image(fill_square(resize_image(pixels, width=whole, height=whole), part), width=width, height=height)
