@@ -6,6 +6,7 @@ results against baselines. A sweep evaluates checkpoints times ways to decode ti
   --checkpoint=DIR   again for each further run or checkpoint; --all-steps takes every checkpoint of the runs, --watch those to come too
   --decode=NAME[:METHOD][,field=value ...]   again for each; methods greedy, beam, sample, score (ofa_jax/config/decoding.py: the fields)
   --sweep=FILE       get_sweep() -> SweepConfig in a file instead, as configs/sweeps/quickstart.py
+  --render           also sweep.html: examples of every set, drawn, with what each checkpoint and way to decode made of them
   --out=DIR          of the sweep's points, predictions and tables; default: sweep/ in the first run's folder
 
 Exit codes: 0 done, 2 a mistake told in one sentence.
@@ -63,6 +64,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--all-steps", action="store_true")
     parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--render", action="store_true")
     parser.add_argument("--no-report", action="store_true")
     return parser.parse_args(argv[1:])
 
@@ -84,7 +86,7 @@ def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
     from ofa_jax.config.decoding import GREEDY, SweepConfig, parse_setting
     from ofa_jax.config.load import read_sweep
 
-    if not (flags.decode or flags.sweep or flags.all_steps or flags.watch or flags.out or len(flags.checkpoint) > 1):
+    if not (flags.decode or flags.sweep or flags.all_steps or flags.watch or flags.render or flags.out or len(flags.checkpoint) > 1):
         return None
     if flags.step is not None:
         raise ConfigError("--step: found it in a sweep, expected --checkpoint=RUN/checkpoints/STEP")
@@ -125,6 +127,7 @@ def _evaluate(argv: list[str]) -> int:
         hosts.start()
         rows = sweep_or_watch(
             config, sweep, sets, default=run_folder(config), out=flags.out, all_steps=flags.all_steps, watch=flags.watch,
+            render=flags.render,
             progress=progress.info if hosts.is_first() else lambda line: None,
         )  # fmt: skip
         if hosts.is_first():

@@ -15,15 +15,19 @@ Exit codes: 0 done, 1 some lines of a batch have an error, 2 a mistake told in o
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, DataError, UserError
+
+if TYPE_CHECKING:
+    from ofa_jax.config.decoding import DecodeSetting
 
 EXIT_ERRORS, EXIT_MISTAKE = 1, 2
 
@@ -60,8 +64,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
     work.add_argument("--json", action="store_true", help="print one JSON object")
     how = parser.add_argument_group("decoding")
     how.add_argument("--constrain", action="store_true", help="search for one of --answers instead of scoring all")
-    how.add_argument("--beam", type=int, default=1, help="hypotheses; 1, the default, is greedy")
-    how.add_argument("--max-len", type=int, help="tokens at most; default: the config's eval.target_len")
+    how.add_argument("--beam", type=int, default=1, help="hypotheses of a search, draws of sampling; 1, the default, is greedy")
+    how.add_argument("--hypotheses", type=int, default=1, help="so many of them are told, best first")
+    how.add_argument("--scorer", default="", help="FILE.py:function that ranks them (ofa_jax/eval/rank.py)")
+    how.add_argument("--max-len", type=int, default=0, help="tokens at most; default: the config's eval.target_len")
     how.add_argument("--min-len", type=int, default=0)
     how.add_argument("--lenpen", type=float, default=1.0, help="exponent of the length that scores are divided by")
     how.add_argument("--no-repeat-ngram", type=int, default=0)
@@ -69,6 +75,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     how.add_argument("--top-k", type=int, default=0, help="draw from so many likeliest tokens")
     how.add_argument("--top-p", type=float, default=0.0, help="draw from the likeliest tokens of this mass")
     how.add_argument("--seed", type=int, help="of the draws; alone: draw from all tokens")
+    how.add_argument("--prompt", choices=("none", "source"), default="none", help="source: the decoder reads the instruction first")
     flags = parser.parse_args(words)
     given = [name for name in ("image", "jsonl", "folder", "draw", "json", "text", "out") if getattr(flags, name) not in (None, False)]
     many = "jsonl" in given or "folder" in given
@@ -84,6 +91,25 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return flags
 
 
+def _setting(flags: argparse.Namespace) -> DecodeSetting:
+    """The way to decode that the flags mean. Raises ConfigError for flags that this way would not read."""
+    from ofa_jax.config.decoding import DecodeSetting
+
+    draws = flags.seed is not None or flags.top_k or flags.top_p
+    scored = flags.answers is not None and not flags.constrain
+    if flags.constrain and flags.answers is None:
+        raise ConfigError("--constrain: found it without --answers, expected both")
+    if flags.output in ("box", "codes") and (flags.max_len or flags.min_len):
+        raise ConfigError(f"--output: found {flags.output} with --max-len or --min-len, expected neither: its number of tokens is fixed")
+    names = ("beam", "max_len", "min_len", "lenpen", "no_repeat_ngram", "temperature", "top_k", "top_p", "prompt", "scorer")
+    given = {name: getattr(flags, name) for name in names} | {"seed": flags.seed or 0}
+    defaults = {field.name: field.default for field in dataclasses.fields(DecodeSetting)}
+    plain = {"beam": 1, "min_len": 0}  # what these flags are where nobody gives them
+    if scored:
+        given = {name: defaults[name] if value == plain.get(name, defaults[name]) else value for name, value in given.items()}
+    return DecodeSetting("typed", method="score" if scored else "sample" if draws else "beam", **given)
+
+
 def _predict(argv: list[str]) -> int:
     from ofa_jax.config.load import split_config
 
@@ -93,11 +119,10 @@ def _predict(argv: list[str]) -> int:
         raise ConfigError(f"--config: found {spec}, expected none: the config is that of the checkpoint, --config.a.b=value changes it")
 
     from ofa_jax.eval import instruct_files as files
-    from ofa_jax.eval.instruct import Decoding, Instructor, Request
+    from ofa_jax.eval.instruct import Instructor, Request
     from ofa_jax.parallel import hosts
 
-    names = ("output", "beam", "max_len", "min_len", "lenpen", "no_repeat_ngram", "temperature", "top_k", "top_p", "seed", "constrain")
-    decoding = Decoding(**{name: getattr(flags, name) for name in names})
+    setting = _setting(flags)
     labels = None if flags.answers is None else files.read_answers(flags.answers)
     lines, others = None, 0
     if flags.jsonl:
@@ -110,14 +135,15 @@ def _predict(argv: list[str]) -> int:
     hosts.use_compilation_cache()
     instructor = Instructor.load(flags.checkpoint, step=flags.step, overrides=overrides, batch_rows=None if lines else 1)
     answers = None if labels is None else instructor.answers(labels)
+    how: dict[str, Any] = {"setting": setting, "output": flags.output, "answers": answers, "hypotheses": flags.hypotheses}
     if lines is not None:
         say = functools.partial(print, file=sys.stderr)
-        failed = files.write_predictions(instructor, lines, flags.out, decoding=decoding, answers=answers, progress=say)
+        failed = files.write_predictions(instructor, lines, flags.out, **how, progress=say)
         left_out = f"; {others} files of other kinds in {flags.folder} were left out" if others else ""
         print(f"{flags.out}: {len(lines):,} lines, {failed:,} with an error{left_out}")
         return EXIT_ERRORS if failed else 0
     request = Request(flags.text, picture, "--image" if picture is None else str(flags.image))
-    prediction = instructor.predict(request, decoding, answers)
+    prediction = instructor.predict(request, **how)
     found = {"image": None if flags.image is None else str(flags.image), "text": flags.text, **prediction.to_json()}
     print(json.dumps(found, ensure_ascii=False) if flags.json else prediction)
     if flags.draw:

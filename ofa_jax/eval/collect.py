@@ -35,6 +35,7 @@ class Example:
     sequence: Sequence
     target_text: str  # the words of the target before it is encoded and cut; boxes and codes left out
     scored: tuple[bool, ...]  # for every target id: teacher-forced evaluation counts it
+    number: int = 0  # its place in the set: what is drawn for it depends on a seed and on this, not on the examples beside it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,9 @@ def collect(config: RunConfig, eval_set: EvalSetConfig, *, build_row: RowBuilder
             holes.append(built.hole)
         last = r
         text = "".join(part.text for part in built.example.target if isinstance(part, Words)).strip()
-        examples.append(Example(without_picture(record), items[r][i], len(images) - 1, built.sequence, text, tuple(built.scored)))
+        examples.append(
+            Example(without_picture(record), items[r][i], len(images) - 1, built.sequence, text, tuple(built.scored), len(examples))
+        )
     pictures = np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
     return Examples(eval_set, task, row, block, examples, pictures, np.array(holes, bool))
 

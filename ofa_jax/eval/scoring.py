@@ -70,13 +70,14 @@ def read_outputs(examples: Examples, ids: Sequence[np.ndarray], *, vocab: VocabC
     """Reads the ids that the model put out for every example (`Predictor.free` or `forced`)."""
     predictions, malformed = [], []
     for example, found in zip(examples.examples, ids, strict=True):
-        prediction, bad = _read(examples, example, found, vocab=vocab, tokenizer=tokenizer)
+        prediction, bad = read_prediction(examples, example, found, vocab=vocab, tokenizer=tokenizer)
         predictions.append(prediction)
         malformed.append(bad)
     return Outputs(predictions, [reference_of(examples, e) for e in examples.examples], malformed)
 
 
-def _read(examples: Examples, example: Example, ids: np.ndarray, *, vocab: VocabConfig, tokenizer: Tokenizer) -> tuple[Any, int]:
+def read_prediction(examples: Examples, example: Example, ids: np.ndarray, *, vocab: VocabConfig, tokenizer: Tokenizer) -> tuple[Any, int]:
+    """Returns what the ids of one example say, as `Outputs` holds it, and the number of its unreadable parts."""
     output, image_px = examples.task.output, examples.block.image_px
     if output == "codes":
         codes = [code_of(int(t), vocab=vocab) for t in ids]
@@ -177,8 +178,8 @@ def prediction_lines(examples: Examples, outputs: Outputs, scores: np.ndarray, *
             "dataset": examples.eval_set.dataset,
             "task": examples.task.name,
             "instruction": tokenizer.decode(example.sequence.source_ids),
-            "prediction": _json_ready(prediction),
-            "reference": _json_ready(reference),
+            "prediction": json_ready(prediction),
+            "reference": json_ready(reference),
             "score": float(scores[i]),
         }
         if outputs.malformed[i]:
@@ -189,9 +190,10 @@ def prediction_lines(examples: Examples, outputs: Outputs, scores: np.ndarray, *
     return lines
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Returns a prediction or reference as predictions.jsonl holds it: boxes as lists, objects as {"label", "box"}."""
     if isinstance(value, Box):
         return [round(float(v), 3) for v in value]
     if isinstance(value, list) and value and isinstance(value[0], tuple) and not isinstance(value[0], Box):
-        return [{"label": label, "box": _json_ready(box)} for label, box in value]
+        return [{"label": label, "box": json_ready(box)} for label, box in value]
     return value

@@ -30,7 +30,9 @@ from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
 from ofa_jax.decode.candidates import candidates
 from ofa_jax.decode.constraints import Members
 from ofa_jax.eval.collect import Examples, block_for, collect, task_of
+from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
 from ofa_jax.eval.predict import ClosedSet, Decoded, Predictor
+from ofa_jax.eval.rank import NamedScorer, ranked
 from ofa_jax.eval.runner import Judge, chosen_sets
 from ofa_jax.eval.world import World, load_world
 from ofa_jax.models import ofa
@@ -56,8 +58,20 @@ class Checkpoint:
 
     @property
     def saved_ns(self) -> int:
-        """When it was completed: a checkpoint of the same name that was written again is another."""
-        return (self.folder / "checkpoints" / str(self.step) / COMMIT_MARKER).stat().st_mtime_ns
+        """When it was completed: a checkpoint of the same name that was written again is another. Raises CheckpointError where it is
+        gone."""
+        if not self._marker.exists():
+            raise CheckpointError(f"{self.name}: found it deleted, expected it to stay; its run keeps the newest only (checkpoint.keep)")
+        return self._marker.stat().st_mtime_ns
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is still complete on disk."""
+        return self._marker.exists()
+
+    @property
+    def _marker(self) -> Path:
+        return self.folder / "checkpoints" / str(self.step) / COMMIT_MARKER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +93,18 @@ class Point:
         return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
-def find_checkpoints(paths: Sequence[str | Path], *, all_steps: bool = False) -> tuple[Checkpoint, ...]:
+def find_checkpoints(paths: Sequence[str | Path], *, all_steps: bool = False, early: bool = False) -> tuple[Checkpoint, ...]:
     """Returns the checkpoints that paths of runs or single checkpoints name: a run's newest, or with `all_steps` all of them.
 
-    Raises CheckpointError for a run without a complete checkpoint, ConfigError for two runs whose folders have one name.
+    Raises CheckpointError for a run without a complete checkpoint (with `early` it has none yet), ConfigError for two runs whose
+    folders have one name.
     """
     found: list[Checkpoint] = []
     for path in paths:
         folder, step = find_run(path)
         steps = CheckpointManager(folder, read_only=True).steps()
+        if early and not steps and step is None:
+            continue
         if not steps or (step is not None and step not in steps):
             wanted = "no complete checkpoint" if step is None else f"no complete checkpoint of step {step}"
             raise CheckpointError(f"{path}: found {wanted}, expected a run's folder or one of its checkpoints")
@@ -127,8 +144,11 @@ def run_sweep(
     checkpoints: Sequence[Checkpoint],
     out: Path,
     progress: Callable[[str], None],
+    render: bool = False,
 ) -> list[dict[str, Any]]:
     """Computes the points that `out` does not hold yet, writes them and the merged tables, and returns the table's rows (`COLUMNS`).
+
+    render: `sweep.html` is written too, with examples of every set.
 
     On several hosts all call it with the same arguments and one shared `out`; each decodes its share of a point's examples, the first
     scores and writes. Raises ConfigError for settings, sets or checkpoints that do not fit, before anything is computed.
@@ -157,7 +177,8 @@ def run_sweep(
             if point in known:
                 continue
             predictor = models.predictor(point.checkpoint)
-            found = decode_on_all_hosts(predictor, examples, point.setting, closed.get((point.eval_set.name, point.setting.name)))
+            answers = closed.get((point.eval_set.name, point.setting.name))
+            found = decode_on_all_hosts(world, predictor, examples, point.setting, answers)
             generated = predictor.generate(examples) if examples.task.output == "codes" and hosts.is_first() else None
             if hosts.is_first():
                 results, lines = judge(examples, found.ids, generated=generated)
@@ -165,6 +186,8 @@ def run_sweep(
                     line["checkpoint"], line["decode"] = point.checkpoint.name, point.setting.name
                     if not np.isnan(score):
                         line["log_prob" if point.setting.method == "score" else "hypothesis_score"] = float(score)
+                for line, score in zip(lines, () if found.rank_scores is None else found.rank_scores, strict=False):
+                    line["scorer_score"] = float(score)
                 done[point] = _rows(point, results)
                 _write_point(out, point, prints[point], done[point], lines)
                 first = done[point][0]
@@ -172,8 +195,42 @@ def run_sweep(
                 progress(f"{point.name}: {first['metric']} {first['value']:.3f}, {len(lines)} examples ({total[0]} of {total[1]} points)")
     rows = [row for p in everything if p in done for row in done[p]]
     if hosts.is_first():
+        rows = _with_deleted(rows, world, everything, closed, out)
         write_tables(rows, out)
+        if render:
+            _render(world, everything, rows, out)
     return rows
+
+
+def _with_deleted(
+    rows: list[dict[str, Any]], world: World, everything: Sequence[Point], closed: dict[tuple[str, str], ClosedSet], out: Path
+) -> list[dict[str, Any]]:
+    """Returns the rows, in their order by set, with those of earlier points of the same runs whose checkpoints are deleted by now."""
+    known = {p.file_name for p in everything}
+    folders = {p.checkpoint.folder for p in everything}
+    wanted = {fingerprint(world, p, closed.get((p.eval_set.name, p.setting.name)))[0] for p in everything}
+    found = []
+    for path in sorted((out / POINTS_DIR).glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        run, _, step = content["point"].split("/", 1)[0].rpartition("@")
+        if path.stem in known or content.get("made_with") not in wanted:
+            continue
+        if any(folder.name == run and not Checkpoint(folder, int(step)).is_there for folder in folders):
+            found.append((int(step), content["rows"]))
+    merged = [row for _, old in sorted(found, key=lambda one: one[0]) for row in old] + rows
+    sets = list(dict.fromkeys(p.eval_set.name for p in everything))
+    return sorted(merged, key=lambda row: sets.index(row["set"]))
+
+
+def _render(world: World, everything: Sequence[Point], rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Draws what the points' files hold, with the pictures of the sets read again: the points may be those of an earlier run."""
+    gallery = Gallery(world.config.data.dir, world.config.eval.report_examples)
+    for eval_set in dict.fromkeys(point.eval_set for point in everything):
+        mine = [p for p in everything if p.eval_set == eval_set]
+        several = len({p.checkpoint for p in mine}) > 1
+        named = [(f"{p.checkpoint.name}, {p.setting.name}" if several else p.setting.name, _paths(out, p)[1]) for p in mine]
+        gallery.add(collect(world.config, eval_set, build_row=world.build_row, open_source=world.open_source), named)
+    gallery.write(out / GALLERY_FILE, title=f"{world.config.name}: {out.name}", table=_cells(rows))
 
 
 def sweep_or_watch(
@@ -186,30 +243,50 @@ def sweep_or_watch(
     all_steps: bool,
     watch: bool,
     progress: Callable[[str], None],
+    render: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs a sweep from its paths and returns the table's rows.
 
     default: the run that is evaluated where the sweep names none. out: None is `sweep` in the first run's folder. watch: go on as the
-    runs save further checkpoints, until each has the last step of its config.
+    runs save further checkpoints, until each has the last step of its config; a run may have none yet. render: see `run_sweep`.
     """
     world = load_world(config, sets)
     paths = sweep.checkpoints or (str(default),)
     folder = out or find_run(paths[0])[0] / TABLE
     while True:
-        found = find_checkpoints(paths, all_steps=all_steps or watch)
-        rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress)
-        unfinished = [path for path in paths if find_run(path)[1] is None and not _is_finished(find_run(path)[0])]
+        found = _first_finds(paths, all_steps=all_steps or watch, early=watch)
+        if not found:
+            progress(f"waiting for the first checkpoint of {', '.join(map(str, paths))}; Ctrl-C ends this")
+            time.sleep(_WATCH_EVERY_S)
+            continue
+        try:
+            rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress, render=render)
+        except CheckpointError:
+            deleted = [c for c in found if not c.is_there]
+            if not watch or not deleted:
+                raise
+            progress(f"deleted by its run before it was evaluated: {', '.join(c.name for c in deleted)}")
+            continue
+        unfinished = [path for path in paths if find_run(path)[1] is None and not _is_finished(find_run(path)[0], found)]
         if not watch or not unfinished:
             progress(f"tables and predictions: {folder}")
             return rows
         progress(f"waiting for further checkpoints of {', '.join(map(str, unfinished))}; Ctrl-C ends this, the same command goes on")
-        while find_checkpoints(paths, all_steps=True) == found:
+        while not set(_first_finds(paths, all_steps=True, early=True)) - set(found):
             time.sleep(_WATCH_EVERY_S)
 
 
-def _is_finished(folder: Path) -> bool:
-    manager = CheckpointManager(folder, read_only=True)
-    return manager.steps()[-1] >= manager.config().steps
+def _first_finds(paths: Sequence[str | Path], *, all_steps: bool, early: bool) -> tuple[Checkpoint, ...]:
+    """Returns the checkpoints that the first host finds: another may see a new one a little later or earlier."""
+    mine = find_checkpoints(paths, all_steps=all_steps, early=early)
+    told = json.dumps([(str(c.folder), c.step) for c in mine]).encode()
+    return tuple(Checkpoint(Path(folder), step) for folder, step in json.loads(hosts.gather(told)[0]))
+
+
+def _is_finished(folder: Path, found: Sequence[Checkpoint]) -> bool:
+    """Whether the run's last step is among the checkpoints that were evaluated."""
+    steps = [c.step for c in found if c.folder == folder.absolute()]
+    return bool(steps) and max(steps) >= CheckpointManager(folder, read_only=True).config().steps
 
 
 def closed_set(world: World, eval_set: EvalSetConfig, setting: DecodeSetting) -> ClosedSet:
@@ -241,8 +318,13 @@ def closed_set(world: World, eval_set: EvalSetConfig, setting: DecodeSetting) ->
     return ClosedSet(tuple(labels), sequences, Members.of(build_trie(sequences)), candidates(sequences))
 
 
-def decode_on_all_hosts(predictor: Predictor, examples: Examples, setting: DecodeSetting, closed: ClosedSet | None) -> Decoded:
-    """Returns the outputs of all examples, in order, every one decoded once: host h of n decodes examples h, h + n, ..."""
+def decode_on_all_hosts(
+    world: World, predictor: Predictor, examples: Examples, setting: DecodeSetting, closed: ClosedSet | None
+) -> Decoded:
+    """Returns the outputs of all examples, in order, every one decoded once: host h of n decodes examples h, h + n, ...
+
+    A setting's scorer ranks on the host that decoded; with several hosts only the best hypothesis of each example comes back.
+    """
     index, count = hosts.index(), hosts.count()
     mine = dataclasses.replace(examples, examples=examples.examples[index::count])
     if not mine.examples:
@@ -251,19 +333,23 @@ def decode_on_all_hosts(predictor: Predictor, examples: Examples, setting: Decod
         found = Decoded(predictor.forced(mine), np.full(len(mine.examples), np.nan))
     else:
         found = predictor.decode(mine, setting, closed)
+    if setting.scorer:
+        found = ranked(mine, found, NamedScorer.load(setting.scorer), vocab=world.config.vocab, tokenizer=world.tokenizer)
     if count == 1:
         return found
     content = io.BytesIO()
     lengths = np.array([len(row) for row in found.ids], np.int32)
     flat = np.concatenate([*found.ids, np.zeros(0, np.int32)]).astype(np.int32)
-    np.savez(content, lengths=lengths, flat=flat, scores=found.scores)
+    np.savez(
+        content, lengths=lengths, flat=flat, scores=found.scores, ranks=found.scores if found.rank_scores is None else found.rank_scores
+    )
     ids: list[Any] = [None] * len(examples.examples)
-    scores = np.zeros(len(examples.examples))
+    scores, ranks = np.zeros(len(examples.examples)), np.zeros(len(examples.examples))
     for host, part in enumerate(hosts.gather(content.getvalue())):
         with np.load(io.BytesIO(part)) as stored:
             ids[host::count] = np.split(stored["flat"], np.cumsum(stored["lengths"]))[:-1]
-            scores[host::count] = stored["scores"]
-    return Decoded(ids, scores)
+            scores[host::count], ranks[host::count] = stored["scores"], stored["ranks"]
+    return Decoded(ids, scores, rank_scores=ranks if setting.scorer else None)
 
 
 class _Models:
@@ -305,18 +391,22 @@ class _Models:
         return self._last[1]
 
 
-def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> str:
-    """Returns a digest of everything a point's numbers depend on, but for the records themselves."""
+def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> tuple[str, str]:
+    """Returns digests of everything a point's numbers depend on, but for the records themselves: without the checkpoint, and with it."""
     config = dataclasses.replace(world.config, eval=dataclasses.replace(world.config.eval, sets=(), batch_rows=1))
     facts = {
         "config": config_hash(config),
         "tokenizer": world.tokenizer.digest,
-        "checkpoint": [str(point.checkpoint.folder), point.checkpoint.step, point.checkpoint.saved_ns],
         "set": dataclasses.asdict(point.eval_set),
         "setting": dataclasses.asdict(point.setting),
         "labels": list(closed.labels) if closed else [],
+        "scorer": NamedScorer.load(point.setting.scorer).digest() if point.setting.scorer else "",
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    checkpoint = [str(point.checkpoint.folder), point.checkpoint.step, point.checkpoint.saved_ns]
+    made_with, whole = (
+        hashlib.sha256(json.dumps(f, sort_keys=True).encode()).hexdigest() for f in (facts, {**facts, "checkpoint": checkpoint})
+    )
+    return made_with, whole
 
 
 def _agreed(flags: list[bool]) -> list[bool]:
@@ -347,19 +437,19 @@ def _paths(out: Path, point: Point) -> tuple[Path, Path]:
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".predictions.jsonl")
 
 
-def _stored(out: Path, point: Point, wanted: str) -> list[dict[str, Any]] | None:
+def _stored(out: Path, point: Point, wanted: tuple[str, str]) -> list[dict[str, Any]] | None:
     path, predictions = _paths(out, point)
     if not path.is_file() or not predictions.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    return content["rows"] if content["fingerprint"] == wanted else None
+    return content["rows"] if content.get("fingerprint") == wanted[1] else None
 
 
-def _write_point(out: Path, point: Point, mark: str, rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
+def _write_point(out: Path, point: Point, marks: tuple[str, str], rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
     path, predictions = _paths(out, point)
     path.unlink(missing_ok=True)  # an old result never stands beside new predictions
     _write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _write(path, json.dumps({"point": point.name, "fingerprint": mark, "rows": rows}, indent=1) + "\n")
+    _write(path, json.dumps({"point": point.name, "made_with": marks[0], "fingerprint": marks[1], "rows": rows}, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
