@@ -228,9 +228,9 @@ def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monk
             patch.setattr(sweep.hosts, "count", lambda: 2)
             for host in (0, 1):
                 patch.setattr(sweep.hosts, "index", lambda host=host: host)
-                patch.setattr(sweep.hosts, "gather", lambda content: parts.append(content) or [content, content])
+                patch.setattr(sweep.hosts, "gather", lambda content, parts=parts: parts.append(content) or [content, content])
                 sweep.decode_on_all_hosts(world, wide, examples, setting, None)
-            patch.setattr(sweep.hosts, "gather", lambda content: parts)
+            patch.setattr(sweep.hosts, "gather", lambda content, parts=parts: parts)
             joined = sweep.decode_on_all_hosts(world, wide, examples, setting, None)
         np.testing.assert_allclose(joined.scores, alone.scores, rtol=1e-5)
         assert [ids.tolist() for ids in joined.ids] == [ids.tolist() for ids in alone.ids]
