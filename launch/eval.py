@@ -122,7 +122,8 @@ def _evaluate(argv: list[str]) -> int:
     progress.propagate = False  # the root logger's prefix would drown the line
     progress.addHandler(logging.StreamHandler(sys.stderr))
     if sweep is not None:
-        from ofa_jax.eval.sweep import format_rows, sweep_or_watch
+        from ofa_jax.eval.sweep import sweep_or_watch
+        from ofa_jax.eval.sweep_table import format_rows
 
         hosts.start()
         rows = sweep_or_watch(

@@ -7,134 +7,49 @@ programs are compiled once for all checkpoints of one model.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
 import io
 import json
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager, find_run
-from ofa_jax.config.decoding import FORCED, DecodeSetting, SweepConfig, check_settings
+from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.config.decoding import DecodeSetting, SweepConfig, check_settings
 from ofa_jax.config.errors import CheckpointError, ConfigError
-from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
 from ofa_jax.decode.candidates import candidates
 from ofa_jax.decode.constraints import Members
-from ofa_jax.eval.collect import Examples, block_for, collect, task_of
+from ofa_jax.eval.collect import Examples, block_for, collect
 from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
+from ofa_jax.eval.points import (
+    POINTS_DIR,
+    Checkpoint,
+    Point,
+    find_checkpoints,
+    fingerprint,
+    point_files,
+    points,
+    read_point,
+    rows_of,
+    with_deleted,
+    write_point,
+)
 from ofa_jax.eval.predict import ClosedSet, Decoded, Predictor
 from ofa_jax.eval.rank import NamedScorer, ranked
 from ofa_jax.eval.runner import Judge, chosen_sets
+from ofa_jax.eval.sweep_table import TABLE, cells_of, write_tables
 from ofa_jax.eval.world import World, load_world
 from ofa_jax.models import ofa
 from ofa_jax.parallel import hosts
 from ofa_jax.tasks.table import TASK_NAMES
 from ofa_jax.vocab.trie import build_trie
 
-POINTS_DIR, TABLE = "points", "sweep"
 _WATCH_EVERY_S = 5.0
-COLUMNS = ("checkpoint", "set", "decode", "metric", "value", "low", "high", "baseline", "baseline_name", "n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint of a sweep."""
-
-    folder: Path  # of the run
-    step: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.folder.name}@{self.step}"
-
-    @property
-    def saved_ns(self) -> int:
-        """When it was completed: a checkpoint of the same name that was written again is another. Raises CheckpointError where it is
-        gone."""
-        if not self._marker.exists():
-            raise CheckpointError(f"{self.name}: found it deleted, expected it to stay; its run keeps the newest only (checkpoint.keep)")
-        return self._marker.stat().st_mtime_ns
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it is still complete on disk."""
-        return self._marker.exists()
-
-    @property
-    def _marker(self) -> Path:
-        return self.folder / "checkpoints" / str(self.step) / COMMIT_MARKER
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One cell of the sweep."""
-
-    checkpoint: Checkpoint
-    eval_set: EvalSetConfig
-    setting: DecodeSetting
-
-    @property
-    def name(self) -> str:
-        return f"{self.checkpoint.name}/{self.eval_set.name}/{self.setting.name}"
-
-    @property
-    def file_name(self) -> str:
-        """The name made one of a file, with a digest, so that no two points share one."""
-        plain = re.sub(r"[^A-Za-z0-9@._-]+", "-", self.name)
-        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
-
-
-def find_checkpoints(paths: Sequence[str | Path], *, all_steps: bool = False, early: bool = False) -> tuple[Checkpoint, ...]:
-    """Returns the checkpoints that paths of runs or single checkpoints name: a run's newest, or with `all_steps` all of them.
-
-    Raises CheckpointError for a run without a complete checkpoint (with `early` it has none yet), ConfigError for two runs whose
-    folders have one name.
-    """
-    found: list[Checkpoint] = []
-    for path in paths:
-        folder, step = find_run(path)
-        steps = CheckpointManager(folder, read_only=True).steps()
-        if early and not steps and step is None:
-            continue
-        if not steps or (step is not None and step not in steps):
-            wanted = "no complete checkpoint" if step is None else f"no complete checkpoint of step {step}"
-            raise CheckpointError(f"{path}: found {wanted}, expected a run's folder or one of its checkpoints")
-        chosen = [step] if step is not None else steps if all_steps else steps[-1:]
-        found += [Checkpoint(folder.absolute(), s) for s in chosen]
-    unique = tuple(dict.fromkeys(found))
-    for name in {c.name for c in unique}:
-        same = [c for c in unique if c.name == name]
-        if len(same) > 1:
-            raise ConfigError(f"--checkpoint: found {same[0].folder} and {same[1].folder}, expected folders of different names")
-    return unique
-
-
-def points(checkpoints: Sequence[Checkpoint], settings: Sequence[DecodeSetting], sets: Sequence[EvalSetConfig]) -> tuple[Point, ...]:
-    """Returns every point, set by set. Teacher-forced sets have one a checkpoint, since no setting changes them; a setting skips
-    tasks it does not name, and boxes, objects and codes where it has a closed set.
-
-    Raises ConfigError for a setting that fits no set.
-    """
-    found = []
-    for eval_set in sets:
-        task = task_of(eval_set)
-        fitting = [s for s in settings if (not s.tasks or task.name in s.tasks) and (not s.answers or task.output == "text")]
-        fitting = [FORCED] if task.scoring == "teacher_forced" else fitting
-        found += [Point(c, eval_set, s) for c in checkpoints for s in fitting]
-    for setting in settings:
-        if found and not any(point.setting == setting for point in found):
-            free = sorted({task_of(s).name for s in sets if task_of(s).scoring == "free"})
-            raise ConfigError(f"decode {setting.name}: found no set it fits, expected one of its tasks among those of the sets: {free}")
-    return tuple(found)
 
 
 def run_sweep(
@@ -166,7 +81,7 @@ def run_sweep(
     for eval_set in sets:
         mine = [p for p in everything if p.eval_set == eval_set]
         prints = {p: fingerprint(world, p, closed.get((p.eval_set.name, p.setting.name))) for p in mine}
-        stored = {p: rows for p in mine if (rows := _stored(out, p, prints[p])) is not None}
+        stored = {p: rows for p in mine if (rows := read_point(out, p, prints[p])) is not None}
         known = {p for p, there in zip(mine, _agreed([p in stored for p in mine]), strict=True) if there}
         done |= {p: stored[p] for p in known if p in stored}
         if len(known) == len(mine):
@@ -188,38 +103,18 @@ def run_sweep(
                         line["log_prob" if point.setting.method == "score" else "hypothesis_score"] = float(score)
                 for line, score in zip(lines, () if found.rank_scores is None else found.rank_scores, strict=False):
                     line["scorer_score"] = float(score)
-                done[point] = _rows(point, results)
-                _write_point(out, point, prints[point], done[point], lines)
+                done[point] = rows_of(point, results)
+                write_point(out, point, prints[point], done[point], lines)
                 first = done[point][0]
                 total = len(done), len(everything)
                 progress(f"{point.name}: {first['metric']} {first['value']:.3f}, {len(lines)} examples ({total[0]} of {total[1]} points)")
     rows = [row for p in everything if p in done for row in done[p]]
     if hosts.is_first():
-        rows = _with_deleted(rows, world, everything, closed, out)
+        rows = with_deleted(rows, world, everything, closed, out)
         write_tables(rows, out)
         if render:
             _render(world, everything, rows, out)
     return rows
-
-
-def _with_deleted(
-    rows: list[dict[str, Any]], world: World, everything: Sequence[Point], closed: dict[tuple[str, str], ClosedSet], out: Path
-) -> list[dict[str, Any]]:
-    """Returns the rows, in their order by set, with those of earlier points of the same runs whose checkpoints are deleted by now."""
-    known = {p.file_name for p in everything}
-    folders = {p.checkpoint.folder for p in everything}
-    wanted = {fingerprint(world, p, closed.get((p.eval_set.name, p.setting.name)))[0] for p in everything}
-    found = []
-    for path in sorted((out / POINTS_DIR).glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        run, _, step = content["point"].split("/", 1)[0].rpartition("@")
-        if path.stem in known or content.get("made_with") not in wanted:
-            continue
-        if any(folder.name == run and not Checkpoint(folder, int(step)).is_there for folder in folders):
-            found.append((int(step), content["rows"]))
-    merged = [row for _, old in sorted(found, key=lambda one: one[0]) for row in old] + rows
-    sets = list(dict.fromkeys(p.eval_set.name for p in everything))
-    return sorted(merged, key=lambda row: sets.index(row["set"]))
 
 
 def _render(world: World, everything: Sequence[Point], rows: Sequence[dict[str, Any]], out: Path) -> None:
@@ -228,9 +123,9 @@ def _render(world: World, everything: Sequence[Point], rows: Sequence[dict[str, 
     for eval_set in dict.fromkeys(point.eval_set for point in everything):
         mine = [p for p in everything if p.eval_set == eval_set]
         several = len({p.checkpoint for p in mine}) > 1
-        named = [(f"{p.checkpoint.name}, {p.setting.name}" if several else p.setting.name, _paths(out, p)[1]) for p in mine]
+        named = [(f"{p.checkpoint.name}, {p.setting.name}" if several else p.setting.name, point_files(out, p)[1]) for p in mine]
         gallery.add(collect(world.config, eval_set, build_row=world.build_row, open_source=world.open_source), named)
-    gallery.write(out / GALLERY_FILE, title=f"{world.config.name}: {out.name}", table=_cells(rows))
+    gallery.write(out / GALLERY_FILE, title=f"{world.config.name}: {out.name}", table=cells_of(rows))
 
 
 def sweep_or_watch(
@@ -391,106 +286,6 @@ class _Models:
         return self._last[1]
 
 
-def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> tuple[str, str]:
-    """Returns digests of everything a point's numbers depend on, but for the records themselves: without the checkpoint, and with it."""
-    config = dataclasses.replace(world.config, eval=dataclasses.replace(world.config.eval, sets=(), batch_rows=1))
-    facts = {
-        "config": config_hash(config),
-        "tokenizer": world.tokenizer.digest,
-        "set": dataclasses.asdict(point.eval_set),
-        "setting": dataclasses.asdict(point.setting),
-        "labels": list(closed.labels) if closed else [],
-        "scorer": NamedScorer.load(point.setting.scorer).digest() if point.setting.scorer else "",
-    }
-    checkpoint = [str(point.checkpoint.folder), point.checkpoint.step, point.checkpoint.saved_ns]
-    made_with, whole = (
-        hashlib.sha256(json.dumps(f, sort_keys=True).encode()).hexdigest() for f in (facts, {**facts, "checkpoint": checkpoint})
-    )
-    return made_with, whole
-
-
 def _agreed(flags: list[bool]) -> list[bool]:
     """What the first host found: the disk of another may lag behind."""
     return [bool(flag) for flag in hosts.gather(bytes(flags))[0]]
-
-
-def _rows(point: Point, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "checkpoint": point.checkpoint.name,
-            "set": point.eval_set.name,
-            "decode": point.setting.name,
-            "metric": metric,
-            "value": found["value"],
-            "low": found["interval_95"][0],
-            "high": found["interval_95"][1],
-            "baseline": found["baseline"],
-            "baseline_name": found["baseline_name"],
-            "n": found["n"],
-        }
-        for metric, found in results.items()
-    ]
-
-
-def _paths(out: Path, point: Point) -> tuple[Path, Path]:
-    stem = out / POINTS_DIR / point.file_name
-    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".predictions.jsonl")
-
-
-def _stored(out: Path, point: Point, wanted: tuple[str, str]) -> list[dict[str, Any]] | None:
-    path, predictions = _paths(out, point)
-    if not path.is_file() or not predictions.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["rows"] if content.get("fingerprint") == wanted[1] else None
-
-
-def _write_point(out: Path, point: Point, marks: tuple[str, str], rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
-    path, predictions = _paths(out, point)
-    path.unlink(missing_ok=True)  # an old result never stands beside new predictions
-    _write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _write(path, json.dumps({"point": point.name, "made_with": marks[0], "fingerprint": marks[1], "rows": rows}, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file that is whole or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
-def write_tables(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Writes `sweep.json` (the rows), `sweep.csv` and `sweep.md` into `out`."""
-    _write(out / f"{TABLE}.json", json.dumps(list(rows), indent=1) + "\n")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(out / f"{TABLE}.csv", text.getvalue())
-    header, *body = _cells(rows)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
-    _write(out / f"{TABLE}.md", "\n".join(lines) + "\n")
-
-
-def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the table for a terminal: one line a set, metric and checkpoint, one column a way to decode."""
-    cells = _cells(rows)
-    widths = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
-    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Sets, metrics and checkpoints down, ways to decode across; each cell a value with its interval."""
-    settings = list(dict.fromkeys(row["decode"] for row in rows))
-    table: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        table.setdefault((row["set"], row["metric"], row["checkpoint"]), {})[row["decode"]] = row
-    return [["set", "metric", "checkpoint", *settings, "baseline", "n"], *_body(table, settings)]
-
-
-def _body(table: dict[tuple[str, str, str], dict[str, dict[str, Any]]], settings: list[str]) -> Iterator[list[str]]:
-    for key, found in table.items():
-        any_row = next(iter(found.values()))
-        values = [f"{found[s]['value']:.3f} ({found[s]['low']:.3f} .. {found[s]['high']:.3f})" if s in found else "" for s in settings]
-        yield [*key, *values, f"{any_row['baseline']:.3f}", str(any_row["n"])]

@@ -16,6 +16,8 @@ from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import GREEDY, DecodeSetting, SweepConfig, check_settings, parse_setting
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.eval import runner, sweep
+from ofa_jax.eval.points import Checkpoint, find_checkpoints
+from ofa_jax.eval.sweep_table import format_rows
 from ofa_jax.eval.world import World
 from ofa_jax.models import ofa
 from ofa_jax.tasks.base import Negatives
@@ -50,7 +52,7 @@ def checkpoints(config, tmp_path_factory):
             0, {"params": params, "stats": ofa.init_stats(config.model), "step": zero, "data_step": zero}, config=config, wait=True
         )
         manager.close()
-    return sweep.find_checkpoints([folder / "first", folder / "second"])
+    return find_checkpoints([folder / "first", folder / "second"])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_every_point_is_there_once(whole, checkpoints):
         assert [(r["set"], float(r["value"])) for r in csv.DictReader(file)] == [(r["set"], r["value"]) for r in rows]
     table = (out / "sweep.md").read_text().splitlines()
     assert table[0].split(" | ")[3:6] == ["greedy", "beam", "drawn"] and "first@0" in table[2]
-    assert "first@0" in sweep.format_rows(rows)
+    assert "first@0" in format_rows(rows)
 
 
 def test_predictions_are_typed_lines_of_every_example(whole):
@@ -206,9 +208,9 @@ def test_settings_and_checkpoints_are_told_apart(checkpoints, tmp_path):
     with pytest.raises(ConfigError, match="decode greedy: found the name 2 times"):
         check_settings((GREEDY, GREEDY), task_names=TASK_NAMES)
     with pytest.raises(CheckpointError, match="found no complete checkpoint, expected a run's folder"):
-        sweep.find_checkpoints([tmp_path])
+        find_checkpoints([tmp_path])
     step = checkpoints[0].folder / "checkpoints" / "0"
-    assert sweep.find_checkpoints([step, checkpoints[0].folder]) == checkpoints[:1]
+    assert find_checkpoints([step, checkpoints[0].folder]) == checkpoints[:1]
 
 
 def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monkeypatch):
@@ -258,11 +260,11 @@ def test_rows_of_deleted_checkpoints_stay(world, checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints[0].folder, tmp_path / "run")
     shutil.copytree(folder / "checkpoints" / "0", folder / "checkpoints" / "4")
     part = {"settings": (GREEDY,), "sets": ("vqa/scenes", "matching/scenes")}
-    both = run(world, sweep.find_checkpoints([folder], all_steps=True), tmp_path / "out", **part)
+    both = run(world, find_checkpoints([folder], all_steps=True), tmp_path / "out", **part)
     shutil.rmtree(folder / "checkpoints" / "0")
-    left = sweep.find_checkpoints([folder], all_steps=True)
+    left = find_checkpoints([folder], all_steps=True)
     assert [c.name for c in left] == ["run@4"]
     assert run(world, left, tmp_path / "out", **part) == both and {row["checkpoint"] for row in both} == {"run@0", "run@4"}
     assert {row["checkpoint"] for row in run(world, left, tmp_path / "out", settings=(SETTINGS[2],), sets=part["sets"])} == {"run@4"}
     with pytest.raises(CheckpointError, match="run@0: found it deleted, expected it to stay"):
-        run(world, [*left, sweep.Checkpoint(folder, 0)], tmp_path / "out", **part)
+        run(world, [*left, Checkpoint(folder, 0)], tmp_path / "out", **part)
