@@ -3,12 +3,13 @@
 python launch/predict.py --checkpoint=RUN [--image=FILE] --text="what color is the shape?" [--output=box|objects|codes] [--draw=O.png]
 python launch/predict.py --checkpoint=RUN --jsonl=IN.jsonl --out=OUT.jsonl         lines {"image": ..., "text": ...}; images by IN's folder
 python launch/predict.py --checkpoint=RUN --folder=DIR --text=... --out=OUT.jsonl  every picture of a folder
+python launch/predict.py --checkpoint=RUN --serve [--port=N]                       a page in the browser, for this machine alone
 
 The text is used exactly as typed, but for one leading space that is added where there is none, because OFA's instructions begin with
 one; <mask>, <bin_i> and <code_i> in it are the tokens of these names. The config is that of the checkpoint; --config.a.b=value changes
 a field (--config.eval.image_px=256, source_len, target_len). Boxes are pixels of the picture as it is stored. Codes fill in the
 picture's middle, which the model then does not see; they are drawn where data.dir has a codebook.npz. The same batch command goes on
-where a killed one stopped.
+where a killed one stopped. The page ends with Ctrl-C; without --port it is at 7860, or at any free port where that is taken.
 Exit codes: 0 done, 1 some lines of a batch have an error, 2 a mistake told in one sentence.
 """
 
@@ -19,11 +20,11 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ofa_jax.config.errors import ConfigError, DataError, UserError
+from ofa_jax.config.errors import ConfigError, UserError
 
 EXIT_ERRORS, EXIT_MISTAKE = 1, 2
 
@@ -58,6 +59,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     work.add_argument("--answers", type=Path, help="a closed set, one answer a line: all are scored")
     work.add_argument("--draw", type=Path, help="a PNG of picture, boxes, instruction and answer")
     work.add_argument("--json", action="store_true", help="print one JSON object")
+    work.add_argument("--serve", action="store_true", help="a page on 127.0.0.1, which asks for everything else")
+    work.add_argument("--port", type=int, help="of the page; 0: any that is free")
     how = parser.add_argument_group("decoding")
     how.add_argument("--constrain", action="store_true", help="search for one of --answers instead of scoring all")
     how.add_argument("--beam", type=int, default=1, help="hypotheses; 1, the default, is greedy")
@@ -70,6 +73,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     how.add_argument("--top-p", type=float, default=0.0, help="draw from the likeliest tokens of this mass")
     how.add_argument("--seed", type=int, help="of the draws; alone: draw from all tokens")
     flags = parser.parse_args(words)
+    if flags.serve:
+        asked = {name for name, value in vars(flags).items() if value != parser.get_default(name)}
+        if others := asked - {"checkpoint", "step", "serve", "port"}:
+            raise ConfigError(f"--serve: found it with {', '.join(sorted(others))}, expected at most --step and --port beside it")
+        return flags
+    if flags.port is not None:
+        raise ConfigError("--port: found it, expected it only beside --serve")
     given = [name for name in ("image", "jsonl", "folder", "draw", "json", "text", "out") if getattr(flags, name) not in (None, False)]
     many = "jsonl" in given or "folder" in given
     allowed = ("jsonl", "out") if "jsonl" in given else ("folder", "text", "out") if many else ("text", "image", "draw", "json")
@@ -96,6 +106,13 @@ def _predict(argv: list[str]) -> int:
     from ofa_jax.eval.instruct import Decoding, Instructor, Request
     from ofa_jax.parallel import hosts
 
+    load = functools.partial(Instructor.load, flags.checkpoint, step=flags.step, overrides=overrides)
+    if flags.serve:
+        from ofa_jax.eval import page
+
+        hosts.use_compilation_cache()
+        page.serve(functools.partial(load, batch_rows=1), run=flags.checkpoint, port=flags.port)
+        return 0
     names = ("output", "beam", "max_len", "min_len", "lenpen", "no_repeat_ngram", "temperature", "top_k", "top_p", "seed", "constrain")
     decoding = Decoding(**{name: getattr(flags, name) for name in names})
     labels = None if flags.answers is None else files.read_answers(flags.answers)
@@ -108,7 +125,7 @@ def _predict(argv: list[str]) -> int:
     if lines is not None:
         files.check_out(flags.out)
     hosts.use_compilation_cache()
-    instructor = Instructor.load(flags.checkpoint, step=flags.step, overrides=overrides, batch_rows=None if lines else 1)
+    instructor = load(batch_rows=None if lines else 1)
     answers = None if labels is None else instructor.answers(labels)
     if lines is not None:
         say = functools.partial(print, file=sys.stderr)
@@ -121,22 +138,11 @@ def _predict(argv: list[str]) -> int:
     found = {"image": None if flags.image is None else str(flags.image), "text": flags.text, **prediction.to_json()}
     print(json.dumps(found, ensure_ascii=False) if flags.json else prediction)
     if flags.draw:
-        _draw(flags.draw, request, prediction, instructor.config.data.dir)
+        from ofa_jax.eval.instruct_drawing import save_prediction
+
+        if missing := save_prediction(flags.draw, request, prediction, data_dir=instructor.config.data.dir):
+            print(missing, file=sys.stderr)
     return 0
-
-
-def _draw(path: Path, request: Any, prediction: Any, data_dir: str) -> None:
-    from ofa_jax.eval.baselines import load_codebook
-    from ofa_jax.eval.instruct_drawing import draw_prediction
-
-    centers = load_codebook(data_dir) if prediction.output == "codes" else None
-    if prediction.output == "codes" and centers is None:
-        print(f"{path}: not drawn, because {data_dir} has no codebook.npz; the codes are written only", file=sys.stderr)
-        return
-    try:
-        draw_prediction(request, prediction, centers=centers).save(path, "PNG")
-    except OSError as error:
-        raise DataError(f"{path}: found no file that can be written ({error.strerror}), expected one") from error
 
 
 if __name__ == "__main__":
