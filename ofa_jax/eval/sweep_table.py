@@ -37,7 +37,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def cells_of(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Returns the table, its header first: sets, metrics and checkpoints down, ways to decode across; a cell is a value and its interval."""
+    """Returns the table, its header first: sets, metrics, checkpoints down, ways to decode across; a cell is a value and its interval."""
     settings = list(dict.fromkeys(row["decode"] for row in rows))
     table: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
