@@ -33,7 +33,7 @@ SCENE_SPLITS = ("validation", "seen_composition", "unseen_composition", "unseen_
 
 def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    return with_arg(quickstart(steps=3_000), arg)
+    return with_arg(quickstart(steps=3_400), arg)
 
 
 def quickstart(*, steps: int, name: str = "quickstart") -> RunConfig:

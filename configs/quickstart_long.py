@@ -1,4 +1,4 @@
-"""The quickstart within an hour on two CPU cores: the same data, model and front, 2.7 times the updates."""
+"""The quickstart within an hour on two CPU cores: the same data, model and front, 2.4 times the updates."""
 
 from __future__ import annotations
 
