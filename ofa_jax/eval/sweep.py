@@ -27,8 +27,10 @@ from ofa_jax.config.decoding import FORCED, DecodeSetting, SweepConfig, check_se
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
+from ofa_jax.data.records import SCHEMA_VERSION
 from ofa_jax.decode.candidates import candidates
 from ofa_jax.decode.constraints import Members
+from ofa_jax.eval import leaderboard
 from ofa_jax.eval.collect import Examples, block_for, collect, task_of
 from ofa_jax.eval.predict import ClosedSet, Decoded, Predictor
 from ofa_jax.eval.runner import Judge, chosen_sets
@@ -127,11 +129,13 @@ def run_sweep(
     checkpoints: Sequence[Checkpoint],
     out: Path,
     progress: Callable[[str], None],
+    submissions: leaderboard.Submissions | None = None,
 ) -> list[dict[str, Any]]:
     """Computes the points that `out` does not hold yet, writes them and the merged tables, and returns the table's rows (`COLUMNS`).
 
-    On several hosts all call it with the same arguments and one shared `out`; each decodes its share of a point's examples, the first
-    scores and writes. Raises ConfigError for settings, sets or checkpoints that do not fit, before anything is computed.
+    submissions: the leaderboard file of every point is written too, of those that are there from their predictions. On several hosts
+    all call it with the same arguments and one shared `out`; each decodes its share of a point's examples, the first scores and writes.
+    Raises ConfigError for settings, sets or checkpoints that do not fit, before anything is computed.
     """
     check_settings(sweep.decode, task_names=TASK_NAMES)
     sets = chosen_sets(world.config, sweep.sets)
@@ -149,6 +153,9 @@ def run_sweep(
         stored = {p: rows for p in mine if (rows := _stored(out, p, prints[p])) is not None}
         known = {p for p, there in zip(mine, _agreed([p in stored for p in mine]), strict=True) if there}
         done |= {p: stored[p] for p in known if p in stored}
+        for point in mine:
+            if point in known:
+                _submit(submissions, out, point, progress)
         if len(known) == len(mine):
             progress(f"{eval_set.name}: {len(mine)} of {len(mine)} points are there")
             continue
@@ -170,6 +177,7 @@ def run_sweep(
                 first = done[point][0]
                 total = len(done), len(everything)
                 progress(f"{point.name}: {first['metric']} {first['value']:.3f}, {len(lines)} examples ({total[0]} of {total[1]} points)")
+                _submit(submissions, out, point, progress)
     rows = [row for p in everything if p in done for row in done[p]]
     if hosts.is_first():
         write_tables(rows, out)
@@ -186,18 +194,20 @@ def sweep_or_watch(
     all_steps: bool,
     watch: bool,
     progress: Callable[[str], None],
+    submission: leaderboard.Request | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a sweep from its paths and returns the table's rows.
 
     default: the run that is evaluated where the sweep names none. out: None is `sweep` in the first run's folder. watch: go on as the
-    runs save further checkpoints, until each has the last step of its config.
+    runs save further checkpoints, until each has the last step of its config. submission: leaderboard files are asked for.
     """
     world = load_world(config, sets)
+    submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
     paths = sweep.checkpoints or (str(default),)
     folder = out or find_run(paths[0])[0] / TABLE
     while True:
         found = find_checkpoints(paths, all_steps=all_steps or watch)
-        rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress)
+        rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress, submissions=submissions)
         unfinished = [path for path in paths if find_run(path)[1] is None and not _is_finished(find_run(path)[0])]
         if not watch or not unfinished:
             progress(f"tables and predictions: {folder}")
@@ -315,6 +325,8 @@ def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> str:
         "set": dataclasses.asdict(point.eval_set),
         "setting": dataclasses.asdict(point.setting),
         "labels": list(closed.labels) if closed else [],
+        "records": SCHEMA_VERSION,
+        "metrics": list(task_of(point.eval_set).metrics),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -358,8 +370,16 @@ def _stored(out: Path, point: Point, wanted: str) -> list[dict[str, Any]] | None
 def _write_point(out: Path, point: Point, mark: str, rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
     path, predictions = _paths(out, point)
     path.unlink(missing_ok=True)  # an old result never stands beside new predictions
+    (out / leaderboard.FOLDER / f"{point.file_name}{leaderboard.ENDING}").unlink(missing_ok=True)
     _write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     _write(path, json.dumps({"point": point.name, "fingerprint": mark, "rows": rows}, indent=1) + "\n")
+
+
+def _submit(submissions: leaderboard.Submissions | None, out: Path, point: Point, progress: Callable[[str], None]) -> None:
+    """Writes a point's leaderboard file, where one is asked for and its task has a format."""
+    if submissions is not None and point.eval_set.name in submissions and hosts.is_first():
+        if said := submissions.write_stored(point.eval_set.name, _paths(out, point)[1], results=out, name=point.file_name):
+            progress(said)
 
 
 def _write(path: Path, text: str) -> None:
