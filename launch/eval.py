@@ -9,6 +9,9 @@ results against baselines. A sweep evaluates checkpoints times ways to decode ti
   --render           also sweep.html: examples of every set, drawn, with what each checkpoint and way to decode made of them
   --out=DIR          of the sweep's points, predictions and tables; default: sweep/ in the first run's folder
 
+Either way --submission[=DIR] writes the leaderboard files of VQA, captions and detections into DIR, or submissions/ in the folder of the
+results; --reference=[SET=]FILE, again for each file, names official questions or images, whose ids must be those of the set.
+
 Exit codes: 0 done, 2 a mistake told in one sentence.
 """
 
@@ -66,19 +69,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--watch", action="store_true")
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--no-report", action="store_true")
+    parser.add_argument("--submission", nargs="?", const="")
+    parser.add_argument("--reference", action="append", default=[])
     return parser.parse_args(argv[1:])
-
-
-def _find_run(checkpoint: str | None, default: Path, step: int | None) -> tuple[Path, int | None]:
-    """The run's folder and the step that --checkpoint and --step name."""
-    if checkpoint is None:
-        return default, step
-    from ofa_jax.checkpoint.manager import find_run
-
-    folder, named = find_run(checkpoint)
-    if step is not None and named not in (None, step):
-        raise ConfigError(f"--step: found {step}, expected {named} as in --checkpoint={checkpoint}, or neither")
-    return folder, step if named is None else named
 
 
 def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
@@ -109,11 +102,13 @@ def _evaluate(argv: list[str]) -> int:
 
     import jax
 
+    from ofa_jax.eval.leaderboard import request_of
     from ofa_jax.eval.runner import chosen_sets
     from ofa_jax.parallel import hosts
     from ofa_jax.train.loop import run_folder
 
     sets = chosen_sets(config, names or (sweep.sets if sweep else ()))
+    asked = request_of(flags.submission, flags.reference)
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
@@ -128,18 +123,17 @@ def _evaluate(argv: list[str]) -> int:
         hosts.start()
         rows = sweep_or_watch(
             config, sweep, sets, default=run_folder(config), out=flags.out, all_steps=flags.all_steps, watch=flags.watch,
-            render=flags.render,
-            progress=progress.info if hosts.is_first() else lambda line: None,
+            render=flags.render, progress=progress.info if hosts.is_first() else lambda line: None, submission=asked,
         )  # fmt: skip
         if hosts.is_first():
             print(format_rows(rows))
         return 0
 
-    from ofa_jax.eval.plain import evaluate_checkpoint
+    from ofa_jax.eval.plain import evaluate_checkpoint, named_checkpoint
 
     start = time.perf_counter()
-    folder, step = _find_run(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
-    found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start)
+    folder, step = named_checkpoint(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
+    found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start, submission=asked)
     print(found)
     return 0
 

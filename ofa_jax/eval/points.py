@@ -16,6 +16,7 @@ from ofa_jax.config.decoding import FORCED, DecodeSetting
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import EvalSetConfig
+from ofa_jax.data.records import SCHEMA_VERSION
 from ofa_jax.eval.collect import task_of
 from ofa_jax.eval.predict import ClosedSet
 from ofa_jax.eval.rank import NamedScorer
@@ -124,6 +125,8 @@ def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> tuple[s
         "tokenizer": world.tokenizer.digest,
         "set": dataclasses.asdict(point.eval_set),
         "setting": dataclasses.asdict(point.setting),
+        "records": SCHEMA_VERSION,
+        "metrics": list(task_of(point.eval_set).metrics),
         "labels": list(closed.labels) if closed else [],
         "scorer": NamedScorer.load(point.setting.scorer).digest() if point.setting.scorer else "",
     }

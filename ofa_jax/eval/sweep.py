@@ -24,6 +24,7 @@ from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
 from ofa_jax.decode.candidates import candidates
 from ofa_jax.decode.constraints import Members
+from ofa_jax.eval import leaderboard
 from ofa_jax.eval.collect import Examples, block_for, collect
 from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
 from ofa_jax.eval.points import (
@@ -60,10 +61,12 @@ def run_sweep(
     out: Path,
     progress: Callable[[str], None],
     render: bool = False,
+    submissions: leaderboard.Submissions | None = None,
 ) -> list[dict[str, Any]]:
     """Computes the points that `out` does not hold yet, writes them and the merged tables, and returns the table's rows (`COLUMNS`).
 
-    render: `sweep.html` is written too, with examples of every set.
+    render: `sweep.html` is written too, with examples of every set. submissions: the leaderboard file of every point is written too,
+    of those that are there from their predictions.
 
     On several hosts all call it with the same arguments and one shared `out`; each decodes its share of a point's examples, the first
     scores and writes. Raises ConfigError for settings, sets or checkpoints that do not fit, before anything is computed.
@@ -84,6 +87,9 @@ def run_sweep(
         stored = {p: rows for p in mine if (rows := read_point(out, p, prints[p])) is not None}
         known = {p for p, there in zip(mine, _agreed([p in stored for p in mine]), strict=True) if there}
         done |= {p: stored[p] for p in known if p in stored}
+        for point in mine:
+            if point in known:
+                _submit(submissions, out, point, progress)
         if len(known) == len(mine):
             progress(f"{eval_set.name}: {len(mine)} of {len(mine)} points are there")
             continue
@@ -108,6 +114,7 @@ def run_sweep(
                 first = done[point][0]
                 total = len(done), len(everything)
                 progress(f"{point.name}: {first['metric']} {first['value']:.3f}, {len(lines)} examples ({total[0]} of {total[1]} points)")
+                _submit(submissions, out, point, progress)
     rows = [row for p in everything if p in done for row in done[p]]
     if hosts.is_first():
         rows = with_deleted(rows, world, everything, closed, out)
@@ -139,13 +146,16 @@ def sweep_or_watch(
     watch: bool,
     progress: Callable[[str], None],
     render: bool = False,
+    submission: leaderboard.Request | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a sweep from its paths and returns the table's rows.
 
     default: the run that is evaluated where the sweep names none. out: None is `sweep` in the first run's folder. watch: go on as the
     runs save further checkpoints, until each has the last step of its config; a run may have none yet. render: see `run_sweep`.
+    submission: leaderboard files are asked for.
     """
     world = load_world(config, sets)
+    submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
     paths = sweep.checkpoints or (str(default),)
     folder = out or find_run(paths[0])[0] / TABLE
     while True:
@@ -155,7 +165,7 @@ def sweep_or_watch(
             time.sleep(_WATCH_EVERY_S)
             continue
         try:
-            rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress, render=render)
+            rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress, render=render, submissions=submissions)
         except CheckpointError:
             deleted = [c for c in found if not c.is_there]
             if not watch or not deleted:
@@ -289,3 +299,10 @@ class _Models:
 def _agreed(flags: list[bool]) -> list[bool]:
     """What the first host found: the disk of another may lag behind."""
     return [bool(flag) for flag in hosts.gather(bytes(flags))[0]]
+
+
+def _submit(submissions: leaderboard.Submissions | None, out: Path, point: Point, progress: Callable[[str], None]) -> None:
+    """Writes a point's leaderboard file, where one is asked for and its task has a format."""
+    if submissions is not None and point.eval_set.name in submissions and hosts.is_first():
+        if said := submissions.write_stored(point.eval_set.name, point_files(out, point)[1], results=out, name=point.file_name):
+            progress(said)

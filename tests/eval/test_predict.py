@@ -85,12 +85,6 @@ def predictor(world, instructor):
     return Predictor(graphdef, instructor._params, instructor._stats, vocab=world.vocab, batch_rows=6)
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path_factory):
-    """Nothing is written outside the tests' folders, and what one command compiled another reads."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "xla"))
-
-
 _load = functools.cache(Instructor.load.__func__)
 
 
