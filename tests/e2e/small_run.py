@@ -1,4 +1,4 @@
-"""The quickstart's debug variant with two of its six row blocks, pictures and prose: it compiles in seconds."""
+"""The quickstart's debug variant with two of its six row blocks, pictures and prose, and one layer each: it compiles in seconds."""
 
 from __future__ import annotations
 
@@ -12,4 +12,5 @@ def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg` as in configs/quickstart.py."""
     config = quickstart(f"debug,{arg}")
     blocks = tuple(block for block in config.data.blocks if block.name in ("captions", "prose"))
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
+    model = dataclasses.replace(config.model, encoder_layers=1, decoder_layers=1)
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, blocks=blocks))
