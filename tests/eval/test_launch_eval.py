@@ -16,6 +16,7 @@ CONFIG = "--config=configs/quickstart.py"
         ([CONFIG, "--speed=3"], "command line: unrecognized arguments: --speed=3; expected --config=FILE"),
         ([CONFIG, "--step=x"], "--step: invalid int value"),
         ([CONFIG, "--sets=a"], "--sets: found 'a', expected some of"),
+        ([CONFIG, "--reference=a.json"], "--reference: found a.json without --submission, expected both"),
         ([CONFIG, "--checkpoint={tmp}"], "found no complete checkpoint; run python launch/train.py with the same --config first"),
     ],
 )
