@@ -267,7 +267,7 @@ class LoopbackOnly:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if host.rpartition(":")[0] not in self._NAMES or origin not in (None, f"http://{host}"):
+        if host.partition(":")[0] not in self._NAMES or origin not in (None, f"http://{host}"):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": f"found a request of {origin or host}, expected one of {HOST}\n".encode()})
             return

@@ -252,6 +252,7 @@ def _answer(headers: dict[str, str], kind: str = "http") -> list[dict]:
     [
         {"host": "127.0.0.1:7860"},
         {"Host": "localhost:7860"},
+        {"host": "127.0.0.1"},
         {"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"},
     ],
 )
