@@ -79,12 +79,12 @@ def templates(config: RunConfig, tokenizer: Tokenizer) -> tuple[Template, ...]:
     sides = box_to_bins((0, 0, px, px), canvas_px=config.vocab.canvas_px, num_bins=config.vocab.num_bins)
     region = f"Describes a part of the picture: left, top, right, bottom, from <bin_0> to <bin_{sides[2]}>."
     offered: tuple[tuple[str, str, Item, str], ...] = (
-        ("Question", "vqa", Question("what color is the hat?", "red"), "Answers a question about the picture."),
-        ("Caption", "captioning", Caption("a red hat"), "Describes the picture."),
-        ("Matching a caption", "matching", Caption("a red hat"), "Says yes or no: is this caption the picture's?"),
-        ("Matching an answer", "matching", Question("what color is the hat?", "red"), "Says yes or no: is this the answer?"),
+        ("VQA", "vqa", Question("what color is the hat?", "red"), "Answers a question about the picture."),
+        ("Captioning", "captioning", Caption("a red hat"), "Describes the picture."),
+        ("Matching (caption)", "matching", Caption("a red hat"), "Says yes or no: is this caption the picture's?"),
+        ("Matching (answer)", "matching", Question("what color is the hat?", "red"), "Says yes or no: is this the answer?"),
         ("Grounding", "grounding", Region("the red hat", box), "Finds the place of what the words between the quotes describe."),
-        ("Region caption", "grounded_captioning", Region("the red hat", box), region),
+        ("Grounded captioning", "grounded_captioning", Region("the red hat", box), region),
         ("Detection", "detection", Objects(()), "Names every object and its place."),
         ("Image infilling", "image_infilling", Codes(()), "Paints the middle of the picture, which it then does not see."),
     )
@@ -268,7 +268,7 @@ class LoopbackOnly:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if host.rpartition(":")[0] not in self._NAMES or origin not in (None, f"http://{host}"):
+        if host.partition(":")[0] not in self._NAMES or origin not in (None, f"http://{host}"):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": f"found a request of {origin or host}, expected one of {HOST}\n".encode()})
             return
@@ -365,18 +365,18 @@ def build_page(gr: Any, instructor: Instructor, *, run: str, centers: np.ndarray
             with gr.Column():
                 picture = gr.Image(
                     label=f"Picture, or none (at most {MAX_MEGABYTES} MB)", type="filepath", image_mode=None,
-                    sources=["upload", "clipboard"], height=300, buttons=["fullscreen"], elem_id="picture",
+                    sources=["upload", "clipboard"], height=280, buttons=["fullscreen"], elem_id="picture",
                 )  # fmt: skip
                 task = gr.Radio(list(offered), value=first.label, label="Task: fills in its instruction", elem_id="task")
                 text = gr.Textbox(first.text, label="Instruction: write any", info=first.hint, lines=2, max_lines=10, elem_id="instruction")
                 output = gr.Radio(outputs, value=first.output, label="The answer is", elem_id="output")
+                ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Accordion("Decoding", open=False):
                     beam = gr.Slider(1, MAX_BEAM, value=1, step=1, label="Beam size", info="1 is greedy decoding.", elem_id="beam")
                     max_len = gr.Number(
                         None, label="Longest answer", placeholder=str(instructor.config.eval.target_len), precision=0, minimum=1,
                         info="In tokens; boxes and codes have a fixed length.", elem_id="max_len",
                     )  # fmt: skip
-                ask = gr.Button("Ask", variant="primary", elem_id="ask")
             with gr.Column():
                 answer = gr.Textbox(label="Answer", lines=4, max_lines=24, interactive=False, buttons=["copy"], elem_id="answer")
                 drawn = gr.Image(

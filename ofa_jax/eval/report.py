@@ -92,7 +92,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
     for name in (RESULTS_FILE, PREDICTIONS_FILE):
         if not (directory / name).exists():
             raise DataError(f"{directory / name}: found no such file, expected the results of launch/eval.py")
-    results = json.loads((directory / RESULTS_FILE).readescaped(encoding="utf-8"))
+    results = json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
     with open(directory / PREDICTIONS_FILE, encoding="utf-8") as lines:
         shown = [line for line in map(json.loads, lines) if line.get("shown")]
     metrics = drawing.read_metrics(directory / "metrics.jsonl") if (directory / "metrics.jsonl").exists() else []
@@ -108,16 +108,21 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
         its = [line for line in shown if line["set"] == name]
         if its:
             body.append(_section(name, its, directory, centers))
-    style = _STYLE.replace("TRUTH", drawing.TRUTH_COLOUR).replace("PREDICTION", drawing.PREDICTION_COLOUR)
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{escaped(config.name)}: report</title><style>{style}</style><body>{''.join(body)}</body></html>\n"
-    )
-    (directory / REPORT_FILE).writeescaped(page, encoding="utf-8")
+    (directory / REPORT_FILE).write_text(page(f"{config.name}: report", body), encoding="utf-8")
     return directory / REPORT_FILE
 
 
+def page(title: str, body: Sequence[str]) -> str:
+    """Returns a whole HTML page of parts of HTML, in the reports' style."""
+    style = _STYLE.replace("TRUTH", drawing.TRUTH_COLOUR).replace("PREDICTION", drawing.PREDICTION_COLOUR)
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escaped(title)}</title><style>{style}</style><body>{''.join(body)}</body></html>\n"
+    )
+
+
 def escaped(value: Any) -> str:
+    """Returns a value as text that means itself in HTML."""
     return html.escape(str(value))
 
 
@@ -220,8 +225,8 @@ def words(line: dict[str, Any]) -> tuple[str, str]:
         right, forced = (sum(p == r for p, r in zip(codes, reference, strict=True)) for codes in (line["generated"], prediction))
         return f"{right} of {len(reference)} generated codes right ({forced} when teacher-forced)", ""
     if task == "grounding":
-        said = "no box: malformed output" if prediction is None else "box " + _boxescaped(prediction)
-        return said, "box " + _boxescaped(reference)
+        said = "no box: malformed output" if prediction is None else "box " + _box_text(prediction)
+        return said, "box " + _box_text(reference)
     if task == "detection":
         said, true = (", ".join(o["label"] for o in objects) or "nothing" for objects in (prediction, reference))
         malformed = f" ({line['malformed']} malformed)" if line.get("malformed") else ""
@@ -229,7 +234,7 @@ def words(line: dict[str, Any]) -> tuple[str, str]:
     return "said: " + (prediction or "(nothing)"), "true: " + " / ".join(reference)
 
 
-def _boxescaped(box: Sequence[float]) -> str:
+def _box_text(box: Sequence[float]) -> str:
     return ", ".join(f"{v:.0f}" for v in box)
 
 

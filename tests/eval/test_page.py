@@ -54,11 +54,11 @@ def test_every_task_is_offered_with_its_output(config, tokenizer):
 
 # What a person may write in the place of an example's words, and the item that training makes the same instruction of.
 EDITS = {
-    "Question": ("what color is the hat?", "what is on the left?", Question("what is on the left?", "cat")),
-    "Caption": ("", "", Caption("a cat")),
-    "Matching a caption": ("a red hat", "a cat and a dog", Caption("a cat and a dog")),
+    "VQA": ("what color is the hat?", "what is on the left?", Question("what is on the left?", "cat")),
+    "Captioning": ("", "", Caption("a cat")),
+    "Matching (caption)": ("a red hat", "a cat and a dog", Caption("a cat and a dog")),
     "Grounding": ("the red hat", "the old tree", Region("the old tree", Box(1, 2, 3, 4))),
-    "Region caption": ("<bin_8><bin_8><bin_24><bin_24>", "<bin_1><bin_2><bin_3><bin_4>", Region("the tree", Box(1, 2, 3, 4))),
+    "Grounded captioning": ("<bin_8><bin_8><bin_24><bin_24>", "<bin_1><bin_2><bin_3><bin_4>", Region("the tree", Box(1, 2, 3, 4))),
     "Detection": ("", "", Objects(())),
     "Image infilling": ("", "", Codes((1, 2, 3, 4))),
 }
@@ -79,7 +79,7 @@ def test_edited_templates_are_the_instructions_of_training(config, tokenizer):
         template = offered.pop(label)
         assert example in template.text
         assert instructor._encode(template.text.replace(example, written)) == source_ids(template.task, item), label
-    answer = offered.pop("Matching an answer")
+    answer = offered.pop("Matching (answer)")
     edited = answer.text.replace("what color is the hat?", "what is on the left?").replace('" red "', '" cat "')
     assert instructor._encode(edited) == source_ids("matching", Question("what is on the left?", "cat"))
     (infilling,) = offered.values()
@@ -252,6 +252,7 @@ def _answer(headers: dict[str, str], kind: str = "http") -> list[dict]:
     [
         {"host": "127.0.0.1:7860"},
         {"Host": "localhost:7860"},
+        {"host": "127.0.0.1"},
         {"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"},
     ],
 )
