@@ -17,6 +17,7 @@ from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import EvalSetConfig
 from ofa_jax.data.records import SCHEMA_VERSION
+from ofa_jax.eval import leaderboard
 from ofa_jax.eval.collect import task_of
 from ofa_jax.eval.predict import ClosedSet
 from ofa_jax.eval.rank import NamedScorer
@@ -175,6 +176,7 @@ def write_point(out: Path, point: Point, marks: tuple[str, str], rows: list[dict
     """Writes a point's rows and predictions; `marks` is its `fingerprint`."""
     path, predictions = point_files(out, point)
     path.unlink(missing_ok=True)  # an old result never stands beside new predictions
+    (out / leaderboard.FOLDER / f"{point.file_name}{leaderboard.ENDING}").unlink(missing_ok=True)
     write_whole(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     write_whole(path, json.dumps({"point": point.name, "made_with": marks[0], "fingerprint": marks[1], "rows": rows}, indent=1) + "\n")
 

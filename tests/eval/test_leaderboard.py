@@ -24,9 +24,10 @@ from ofa_jax.config.schema import EOS_ID, EvalSetConfig
 from ofa_jax.data.records import NO_ID, RecordError, open_records
 from ofa_jax.eval import leaderboard, sweep
 from ofa_jax.eval.baselines import TrainingData, predict_baseline
-from ofa_jax.eval.collect import collect
+from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.leaderboard import Request, image_id, read_reference, request_of
 from ofa_jax.eval.points import find_checkpoints
+from ofa_jax.eval.predict import Decoded
 from ofa_jax.eval.runner import Judge
 from ofa_jax.eval.world import load_world
 from ofa_jax.metrics.vqa_answers import vqa_answers
@@ -211,6 +212,29 @@ def test_only_the_first_host_writes(run, swept, world, tmp_path, monkeypatch):
     again(), again()
     assert len(list(tmp_path.iterdir())) == 1
     assert sum("14 answers" in line for line in said) == 1  # a watched sweep comes by again
+
+
+def test_an_old_file_never_stands_beside_new_predictions(run, world, tmp_path, monkeypatch):
+    folder, config = run
+
+    def decode(*arguments):
+        examples = next(a for a in arguments if isinstance(a, Examples)).examples
+        return Decoded([np.array([EOS_ID])] * len(examples), np.full(len(examples), np.nan))
+
+    def compute(submissions):
+        checkpoints, said = sweep.find_checkpoints([folder / "run"]), []
+        sweep.run_sweep(
+            world, SweepConfig((GREEDY,), sets=(VQA,)), checkpoints=checkpoints, out=tmp_path, progress=said.append, submissions=submissions
+        )
+        assert any("(1 of 1 points)" in line for line in said)
+
+    monkeypatch.setattr(sweep, "decode_on_all_hosts", decode)
+    compute(leaderboard.prepare(world, config.eval.sets[:1], Request(None)))
+    [sent], [predictions] = (tmp_path / "submissions").iterdir(), (tmp_path / "points").glob("*.jsonl")
+    assert {row["answer"] for row in json.loads(sent.read_text())} == {""}
+    predictions.unlink()
+    compute(None)
+    assert predictions.exists() and not sent.exists()
 
 
 def test_ids_are_checked_before_anything_is_decoded(run):

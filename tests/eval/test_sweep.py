@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -213,6 +214,15 @@ def test_settings_and_checkpoints_are_told_apart(checkpoints, tmp_path):
     assert find_checkpoints([step, checkpoints[0].folder]) == checkpoints[:1]
 
 
+class Sent(Exception):
+    """A host that has sent its part waits for the other."""
+
+
+def send(parts, content):
+    parts.append(content)
+    raise Sent
+
+
 def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monkeypatch):
     """Two hosts, one after the other in this process: each decodes its share, and the parts are joined in the examples' order.
 
@@ -230,8 +240,9 @@ def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monk
             patch.setattr(sweep.hosts, "count", lambda: 2)
             for host in (0, 1):
                 patch.setattr(sweep.hosts, "index", lambda host=host: host)
-                patch.setattr(sweep.hosts, "gather", lambda content, parts=parts: parts.append(content) or [content, content])
-                sweep.decode_on_all_hosts(world, wide, examples, setting, None)
+                patch.setattr(sweep.hosts, "gather", functools.partial(send, parts))
+                with pytest.raises(Sent):
+                    sweep.decode_on_all_hosts(world, wide, examples, setting, None)
             patch.setattr(sweep.hosts, "gather", lambda content, parts=parts: parts)
             joined = sweep.decode_on_all_hosts(world, wide, examples, setting, None)
         np.testing.assert_allclose(joined.scores, alone.scores, rtol=1e-5)
@@ -266,5 +277,5 @@ def test_rows_of_deleted_checkpoints_stay(world, checkpoints, tmp_path):
     assert [c.name for c in left] == ["run@4"]
     assert run(world, left, tmp_path / "out", **part) == both and {row["checkpoint"] for row in both} == {"run@0", "run@4"}
     assert {row["checkpoint"] for row in run(world, left, tmp_path / "out", settings=(SETTINGS[2],), sets=part["sets"])} == {"run@4"}
-    with pytest.raises(CheckpointError, match="run@0: found it deleted, expected it to stay"):
+    with pytest.raises(CheckpointError, match="found no checkpoint of step 0, expected one of 4"):
         run(world, [*left, Checkpoint(folder, 0)], tmp_path / "out", **part)
