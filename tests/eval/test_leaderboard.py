@@ -222,7 +222,7 @@ def test_an_old_file_never_stands_beside_new_predictions(run, world, tmp_path, m
         return Decoded([np.array([EOS_ID])] * len(examples), np.full(len(examples), np.nan))
 
     def compute(submissions):
-        checkpoints, said = sweep.find_checkpoints([folder / "run"]), []
+        checkpoints, said = find_checkpoints([folder / "run"]), []
         sweep.run_sweep(
             world, SweepConfig((GREEDY,), sets=(VQA,)), checkpoints=checkpoints, out=tmp_path, progress=said.append, submissions=submissions
         )

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.eval.instruct import Decoding, Instructor, Request
+from ofa_jax.eval.instruct import LIKELIEST, Instructor, Request
 from ofa_jax.models import ofa
 
 pytestmark = [pytest.mark.full, pytest.mark.serve]
@@ -189,7 +189,9 @@ def test_beams_and_lengths(tab, run):
     tab.locator("#beam input[type=number]").fill("3")
     tab.locator("#max_len input").fill("5")
     ask(tab)
-    assert answer(tab) == str(Instructor.load(run, batch_rows=1).predict(Request(ASK, png()), Decoding(beam=3, max_len=5)))
+    assert answer(tab) == str(
+        Instructor.load(run, batch_rows=1).predict(Request(ASK, png()), dataclasses.replace(LIKELIEST, beam=3, max_len=5))
+    )
     tab.locator("#max_len input").fill("500")
     assert ask(tab) == "max_len: found 500, expected at most 127, the model's positions less EOS"
     assert tab.locator("#notice p.refused").count() == 1 and answer(tab) == ""
