@@ -70,17 +70,18 @@ def decoded(weights, config, examples, closed, *, rows, mesh=None, shard=False):
 @pytest.fixture(scope="module")
 def alone(weights, config, examples, closed):
     found = decoded(weights, config, examples, closed, rows=6)
-    for name, (ids, _) in found.items():
-        assert len({tuple(row) for row in ids}) > 1, f"{name} says the same of every example, which shows nothing"
+    for name, (ids, scores) in found.items():  # the likeliest answer of a closed set may be one for all, its score is not
+        differ = len({tuple(row) for row in ids}) > 1 or len(np.unique(np.round(scores, 6))) > 1
+        assert differ, f"{name} says the same of every example, which shows nothing"
     return found
 
 
 @pytest.mark.parametrize(
     ("rows", "layout", "shard"),
     [
-        (4, None, False),
+        pytest.param(4, None, False, marks=pytest.mark.full),
         (8, {"data": 8}, False),
-        (3, {"data": 2, "fsdp": 2, "tensor": 2}, True),
+        pytest.param(3, {"data": 2, "fsdp": 2, "tensor": 2}, True, marks=pytest.mark.full),
     ],
 )
 def test_tokens_are_the_same(weights, config, examples, closed, alone, rows, layout, shard):
