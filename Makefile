@@ -2,13 +2,15 @@
 #   make quickstart                    prepare data, train a nano OFA on all eight tasks, evaluate it, write a report
 #   make test | make test-full         the tests (fast tier | with real sizes and ahead-of-time compilation)
 #   make lint                          ruff and mypy
+#   make serve-env                     .venv-serve, with gradio: launch/predict.py --serve, a page in the browser
 #   make tpu-env                       .venv-tpu, with libtpu: compiling for TPU topologies on any x86-64 Linux machine
 # PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or 3.12) of a new environment; CONFIG= chooses another quickstart.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full lint tpu-env
+.PHONY: help quickstart test test-full lint serve-env tpu-env
 
 VENV := .venv
+SERVE_VENV := .venv-serve
 TPU_VENV := .venv-tpu
 FRONT := configs/quickstart_front.py
 CONFIG ?= configs/quickstart.py
@@ -52,10 +54,16 @@ define make_env
 endef
 
 help:
-	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@sed -n '2,7s/^# \{0,1\}//p' Makefile
 
 $(VENV)/.made: requirements.txt requirements-test.txt
 	$(call make_env,$(VENV),requirements-test.txt)
+
+$(SERVE_VENV)/.made: requirements.txt requirements-serve.txt requirements-test.txt requirements-test-serve.txt
+	$(call make_env,$(SERVE_VENV),requirements-test-serve.txt)
+
+serve-env: $(SERVE_VENV)/.made
+	@echo "$(SERVE_VENV)/bin/python launch/predict.py --checkpoint=RUN --serve shows a run in the browser"
 
 $(TPU_VENV)/.made: requirements.txt requirements-tpu.txt requirements-test.txt
 	$(call make_env,$(TPU_VENV),requirements-tpu.txt -r requirements-test.txt)
@@ -79,6 +87,8 @@ test: $(VENV)/.made
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile -m "not full"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not full"
 
-test-full: $(VENV)/.made
-	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile
-	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m one_device
+# The page's tests last: they need gradio, a driver of browsers, and a Chromium on the path.
+test-full: $(VENV)/.made $(SERVE_VENV)/.made
+	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile -m "not serve"
+	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not serve"
+	$(TEST_ENV) OFA_TEST_DEVICES=1 $(SERVE_VENV)/bin/python -m pytest -q -m serve

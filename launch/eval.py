@@ -6,7 +6,11 @@ results against baselines. A sweep evaluates checkpoints times ways to decode ti
   --checkpoint=DIR   again for each further run or checkpoint; --all-steps takes every checkpoint of the runs, --watch those to come too
   --decode=NAME[:METHOD][,field=value ...]   again for each; methods greedy, beam, sample, score (ofa_jax/config/decoding.py: the fields)
   --sweep=FILE       get_sweep() -> SweepConfig in a file instead, as configs/sweeps/quickstart.py
+  --render           also sweep.html: examples of every set, drawn, with what each checkpoint and way to decode made of them
   --out=DIR          of the sweep's points, predictions and tables; default: sweep/ in the first run's folder
+
+Either way --submission[=DIR] writes the leaderboard files of VQA, captions and detections into DIR, or submissions/ in the folder of the
+results; --reference=[SET=]FILE, again for each file, names official questions or images, whose ids must be those of the set.
 
 Exit codes: 0 done, 2 a mistake told in one sentence.
 """
@@ -63,20 +67,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--all-steps", action="store_true")
     parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--render", action="store_true")
     parser.add_argument("--no-report", action="store_true")
+    parser.add_argument("--submission", nargs="?", const="")
+    parser.add_argument("--reference", action="append", default=[])
     return parser.parse_args(argv[1:])
-
-
-def _find_run(checkpoint: str | None, default: Path, step: int | None) -> tuple[Path, int | None]:
-    """The run's folder and the step that --checkpoint and --step name."""
-    if checkpoint is None:
-        return default, step
-    from ofa_jax.checkpoint.manager import find_run
-
-    folder, named = find_run(checkpoint)
-    if step is not None and named not in (None, step):
-        raise ConfigError(f"--step: found {step}, expected {named} as in --checkpoint={checkpoint}, or neither")
-    return folder, step if named is None else named
 
 
 def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
@@ -84,7 +79,7 @@ def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
     from ofa_jax.config.decoding import GREEDY, SweepConfig, parse_setting
     from ofa_jax.config.load import read_sweep
 
-    if not (flags.decode or flags.sweep or flags.all_steps or flags.watch or flags.out or len(flags.checkpoint) > 1):
+    if not (flags.decode or flags.sweep or flags.all_steps or flags.watch or flags.render or flags.out or len(flags.checkpoint) > 1):
         return None
     if flags.step is not None:
         raise ConfigError("--step: found it in a sweep, expected --checkpoint=RUN/checkpoints/STEP")
@@ -107,11 +102,13 @@ def _evaluate(argv: list[str]) -> int:
 
     import jax
 
+    from ofa_jax.eval.leaderboard import request_of
     from ofa_jax.eval.runner import chosen_sets
     from ofa_jax.parallel import hosts
     from ofa_jax.train.loop import run_folder
 
     sets = chosen_sets(config, names or (sweep.sets if sweep else ()))
+    asked = request_of(flags.submission, flags.reference)
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
@@ -120,22 +117,23 @@ def _evaluate(argv: list[str]) -> int:
     progress.propagate = False  # the root logger's prefix would drown the line
     progress.addHandler(logging.StreamHandler(sys.stderr))
     if sweep is not None:
-        from ofa_jax.eval.sweep import format_rows, sweep_or_watch
+        from ofa_jax.eval.sweep import sweep_or_watch
+        from ofa_jax.eval.sweep_table import format_rows
 
         hosts.start()
         rows = sweep_or_watch(
             config, sweep, sets, default=run_folder(config), out=flags.out, all_steps=flags.all_steps, watch=flags.watch,
-            progress=progress.info if hosts.is_first() else lambda line: None,
+            render=flags.render, progress=progress.info if hosts.is_first() else lambda line: None, submission=asked,
         )  # fmt: skip
         if hosts.is_first():
             print(format_rows(rows))
         return 0
 
-    from ofa_jax.eval.plain import evaluate_checkpoint
+    from ofa_jax.eval.plain import evaluate_checkpoint, named_checkpoint
 
     start = time.perf_counter()
-    folder, step = _find_run(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
-    found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start)
+    folder, step = named_checkpoint(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
+    found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start, submission=asked)
     print(found)
     return 0
 

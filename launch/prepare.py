@@ -1,7 +1,7 @@
 """Prepares data.
 
 python launch/prepare.py quickstart [--data_dir=data/quickstart] [--rebuild]    everything the quickstart learns from
-python launch/prepare.py fixtures   [--data_dir=data/fixtures]                  tiny datasets for `:debug` runs
+python launch/prepare.py fixtures   [--data_dir=data/fixtures] [--rebuild]      tiny datasets for `:debug` runs
 python launch/prepare.py tokenizer  [--data_dir=data/quickstart] [--num_text=2000]   its tokeniser alone
 python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     quick.add_argument("--rebuild", action="store_true", help="replace parts that are there")
     fixture = commands.add_parser("fixtures")
     fixture.add_argument("--data_dir", type=Path, default=Path("data/fixtures"))
+    fixture.add_argument("--rebuild", action="store_true", help="replace parts that are there")
     tokenizer = commands.add_parser("tokenizer")
     tokenizer.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
     tokenizer.add_argument("--num_text", type=int, default=quickstart.QuickstartOptions().num_text, help="text ids, MASK included")
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
             took = quickstart.prepare(args.data_dir, options=quickstart.QuickstartOptions(), rebuild=args.rebuild, progress=progress)
             progress(f"{args.data_dir} is ready ({sum(took.values()):.0f} s)")
         elif args.command == "fixtures":
-            fixtures.write(args.data_dir)
+            fixtures.write(args.data_dir, rebuild=args.rebuild)
             progress(f"{args.data_dir} is ready")
         elif args.command == "tokenizer":
             quickstart.train_tokenizer(args.data_dir, args.data_dir / "tokenizer.model", num_text=args.num_text)

@@ -120,6 +120,16 @@ def test_only_the_checkpoint_manager_imports_orbax():
     assert users <= {"ofa_jax/checkpoint/manager.py"}
 
 
+def test_only_the_page_imports_its_server():
+    users = {
+        _name(path)
+        for path in _sources("ofa_jax", "launch", "configs")
+        for _, module in _imports(path)
+        if any(_is_within(module, name) for name in ("gradio", "starlette", "fastapi", "uvicorn"))
+    }
+    assert users <= {"ofa_jax/eval/page.py"}
+
+
 def test_no_file_is_too_long():
     lengths = {_name(path): len(path.read_text().splitlines()) for path in _sources("ofa_jax", "configs", "launch", "tests")}
     for name, lines in lengths.items():

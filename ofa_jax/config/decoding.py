@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import field_types, parse
 
-METHODS = ("greedy", "beam", "sample", "score")
+# What each method reads; a field it would not read is refused, so that nobody compares settings that are the same.
+_SEARCH = ("beam", "max_len", "min_len", "lenpen", "no_repeat_ngram", "temperature", "normalise", "prompt", "scorer")
+READS = {
+    "greedy": ("max_len", "min_len"),
+    "beam": (*_SEARCH, "answers"),
+    "sample": (*_SEARCH, "top_k", "top_p", "seed"),
+    "score": ("max_len", "answers", "prompt"),
+}
+METHODS = tuple(READS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +40,7 @@ class DecodeSetting:
     seed: int = 0
     answers: str = ""  # closed set: a file of one label a line, or "training", the answers of the set's training data; empty: none
     prompt: Literal["none", "source"] = "none"  # source: the decoder reads the source before it answers (official `prev_output`)
+    scorer: str = ""  # FILE.py:function that ranks the hypotheses instead of their probability (eval/rank.py); empty: none
 
 
 GREEDY = DecodeSetting("greedy")
@@ -68,36 +78,50 @@ def check_settings(settings: tuple[DecodeSetting, ...], *, task_names: tuple[str
     """Raises ConfigError for settings that cannot run or cannot be told apart; `task_names` are those that `tasks` may hold."""
     names = [setting.name for setting in settings]
     for setting in settings:
-        at = f"decode {setting.name}"
+        at = f"decode {setting.name}: "
         if names.count(setting.name) > 1:
-            raise ConfigError(f"{at}: found the name {names.count(setting.name)} times, expected names that differ")
+            raise ConfigError(f"{at}found the name {names.count(setting.name)} times, expected names that differ")
         if not setting.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ConfigError(f"{at}: found the name {setting.name!r}, expected letters, digits, - _ and .")
-        if setting.method not in METHODS:
-            raise ConfigError(f"{at}: method: found {setting.method!r}, expected one of {', '.join(METHODS)}")
+            raise ConfigError(f"{at}found the name {setting.name!r}, expected letters, digits, - _ and .")
         for task in setting.tasks:
             if task not in task_names:
-                raise ConfigError(f"{at}: tasks: found {task!r}; {nearest(task, task_names)}")
-        if setting.method == "score" and not setting.answers:
-            raise ConfigError(f"{at}: answers: found nothing, expected a file of labels or training: method score compares a closed set")
-        if setting.answers and setting.method in ("greedy", "sample"):
+                raise ConfigError(f"{at}tasks: found {task!r}; {nearest(task, task_names)}")
+        check_setting(setting, at=at)
+
+
+def check_setting(setting: DecodeSetting, *, at: str = "") -> None:
+    """Raises ConfigError for a setting that cannot run; `at` is what the sentence begins with."""
+    if setting.method not in METHODS:
+        raise ConfigError(f"{at}method: found {setting.method!r}, expected one of {', '.join(METHODS)}")
+    if setting.method == "score" and not setting.answers:
+        raise ConfigError(f"{at}answers: found nothing, expected a file of labels or training: method score compares a closed set")
+    for field in dataclasses.fields(setting):
+        found = getattr(setting, field.name)
+        if field.name not in ("name", "method", "tasks", *READS[setting.method]) and found != field.default:
+            readers = " or ".join(method for method, names in READS.items() if field.name in names)
             raise ConfigError(
-                f"{at}: answers: found {setting.answers!r}, expected none with method {setting.method}; beam and score take them"
+                f"{at}{field.name}: found {found!r} with method {setting.method}, which does not read it, expected it with {readers}"
             )
-        if setting.answers not in ("", "training") and not Path(setting.answers).is_file():
-            raise ConfigError(f"{at}: answers: found no file {setting.answers}, expected one label a line, or training")
-        if setting.prompt == "source" and setting.method == "greedy":
-            raise ConfigError(f"{at}: prompt: found source, expected none with method greedy; beam, sample and score take it")
-        if (setting.top_k or setting.top_p) and setting.method != "sample":
-            raise ConfigError(f"{at}: top_k and top_p: found {setting.top_k} and {setting.top_p}, expected 0 with method {setting.method}")
-        for field in ("max_len", "min_len", "no_repeat_ngram", "top_k", "seed"):
-            if getattr(setting, field) < 0:
-                raise ConfigError(f"{at}: {field}: found {getattr(setting, field)}, expected at least 0")
-        if setting.beam < 1:
-            raise ConfigError(f"{at}: beam: found {setting.beam}, expected at least 1")
-        if setting.max_len and setting.min_len > setting.max_len:
-            raise ConfigError(f"{at}: min_len: found {setting.min_len}, expected at most max_len={setting.max_len}")
-        if not setting.temperature > 0:
-            raise ConfigError(f"{at}: temperature: found {setting.temperature}, expected more than 0")
-        if not 0 <= setting.top_p <= 1:
-            raise ConfigError(f"{at}: top_p: found {setting.top_p}, expected 0 (off) to 1")
+    if setting.answers not in ("", "training") and not Path(setting.answers).is_file():
+        raise ConfigError(f"{at}answers: found no file {setting.answers}, expected one label a line, or training")
+    for name in ("max_len", "min_len", "no_repeat_ngram", "top_k", "seed"):
+        if getattr(setting, name) < 0:
+            raise ConfigError(f"{at}{name}: found {getattr(setting, name)}, expected at least 0")
+    ranges = {
+        "beam": (setting.beam >= 1, "at least 1"),
+        "min_len": (not setting.max_len or setting.min_len <= setting.max_len, f"at most max_len={setting.max_len}"),
+        "temperature": (0 < setting.temperature < math.inf, "more than 0"),
+        "lenpen": (math.isfinite(setting.lenpen), "a finite number"),
+        "seed": (setting.seed < 1 << 32, f"at most {(1 << 32) - 1}"),
+        "top_p": (0 <= setting.top_p <= 1, "0 (off) to 1"),
+    }
+    for name, (fits, expected) in ranges.items():
+        if not fits:
+            raise ConfigError(f"{at}{name}: found {getattr(setting, name)}, expected {expected}")
+    if setting.beam == 1 and setting.method == "beam" and setting.temperature != 1:
+        raise ConfigError(
+            f"{at}temperature: found {setting.temperature} with one hypothesis, which it does not change, expected a beam of 2 or more, "
+            "or method sample"
+        )
+    if setting.scorer and setting.beam == 1:
+        raise ConfigError(f"{at}scorer: found it with a beam of 1, expected 2 hypotheses or more to rank")

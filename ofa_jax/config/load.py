@@ -13,7 +13,7 @@ import importlib.util
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,17 @@ def read_sweep(path: str) -> SweepConfig:
     if not isinstance(sweep, SweepConfig):
         raise ConfigError(f"--sweep: {path}: get_sweep returned {type(sweep).__name__}, expected a SweepConfig")
     return sweep
+
+
+def read_function(spec: str, *, flag: str) -> Callable[..., Any]:
+    """Returns the function that "FILE.py:name" names. Raises ConfigError where there is no such file or function."""
+    file, colon, name = spec.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise ConfigError(f"{flag}: found {spec!r}, expected FILE.py:function")
+    function = getattr(_import_file(Path(file), flag=flag), name, None)
+    if not callable(function):
+        raise ConfigError(f"{flag}: {file}: found no function {name}, expected one")
+    return function
 
 
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:

@@ -7,11 +7,12 @@ picture, x0 y0 x1 y1, origin top left, x1 and y1 exclusive.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from array_record.python import array_record_module
@@ -41,12 +42,17 @@ class Region:
     box: Box
 
 
+NO_ID = -1  # of a question whose dataset gives it none; 0 is an id like any other
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     question: str
     answer: str  # the answer of the largest weight
     confidence: float = 1.0  # that weight
     kind: str = "other"  # answer type, for type-aware negatives and for the baseline per question type
+    question_id: int = NO_ID  # the dataset's own, by which leaderboards know the question
+    answers: tuple[str, ...] = ()  # what people answered, one string each, as they wrote it: ten in VQAv2. Empty: `answer` is all there is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +97,14 @@ class RecordError(ValueError):
 # ------------------------------------------------------------------------------------------------------------------ on disk
 # A dataset directory is an ordinary TFDS one (`dataset_info.json`, `features.json`, ArrayRecord shards of tf.train.Example), so that
 # `tfds.builder_from_directory` opens it; beside them lie `manifest.json` and `negatives.json`. Records are read here straight from the
-# shards: about twice as fast as through TFDS's feature decoding (80 against 180 microseconds a record), and without importing TFDS.
+# shards: about twice as fast as through TFDS's feature decoding (80 against 180 microseconds a record before version 2 of the schema), and without importing TFDS.
 
-SCHEMA_VERSION = 1  # of the features below; part of every manifest
+SCHEMA_VERSION = 2  # of the features below; part of every manifest. 2: ids of questions, people's answers
 OBJECT_SEPARATOR = "&&"  # joins the object words of one caption, as in the official TSV files
 
-# Feature -> kind, for the writers (`prepare.builders.base`) and the reader. Kinds: text, image (encoded bytes), int, float, box (four
-# floats), ints (any number of them). A nested dictionary is a list of such items, stored as parallel columns "captions/text", ...
+# Feature -> kind, for the writers (`prepare.builders.base`) and the reader. Kinds: text, image (encoded bytes), int, id (an integer of
+# 64 bits), float, box (four floats), ints (any number of them). A nested dictionary is a list of such items, stored as parallel columns
+# "captions/text", ... Answers of people are one list a record: the first `num_answers` are those of the first question, and so on.
 Fields = dict[str, "str | dict[str, str]"]
 IMAGE_FEATURES: Fields = {
     "record_id": "text",
@@ -106,7 +113,8 @@ IMAGE_FEATURES: Fields = {
     "height": "int",
     "captions": {"text": "text", "objects": "text"},
     "regions": {"text": "text", "box": "box"},
-    "questions": {"question": "text", "answer": "text", "confidence": "float", "kind": "text"},
+    "questions": {"question": "text", "answer": "text", "confidence": "float", "kind": "text", "question_id": "id", "num_answers": "int"},
+    "answers": {"text": "text"},
     "objects": {"label": "text", "box": "box"},
     "codes": "ints",
 }
@@ -117,6 +125,7 @@ _VALUES = {
     "text": "bytes_list",
     "image": "bytes_list",
     "int": "int64_list",
+    "id": "int64_list",
     "ints": "int64_list",
     "float": "float_list",
     "box": "float_list",
@@ -168,7 +177,7 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
     """Returns the checked record of one serialized Example of a `FEATURES` kind ("image" or "text").
 
     `record` names it until its own id is known ("split#index"), `num_codes` bounds image codes. Raises `RecordError`, reasons "schema",
-    "empty_text", "box_outside", "confidence", "token_range". The picture itself is not decoded here.
+    "empty_text", "box_outside", "confidence", "question_id", "token_range". The picture itself is not decoded here.
     """
     try:
         features = Example.FromString(data).features.feature
@@ -202,14 +211,18 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
     regions = tuple(
         Region(check.text("regions/text", text), check.box("regions/box", box, width, height)) for text, box in check.items(raw, "regions")
     )
+    people = check.answers("questions/num_answers", list(raw["questions/num_answers"]), "answers/text", raw["answers/text"])
+    check.question_ids("questions/question_id", list(raw["questions/question_id"]))
     questions = tuple(
         Question(
             check.text("questions/question", question),
             check.text("questions/answer", answer),
             check.confidence("questions/confidence", confidence),
             check.text("questions/kind", kind),
+            question_id,
+            answers,
         )
-        for question, answer, confidence, kind in check.items(raw, "questions")
+        for (question, answer, confidence, kind, question_id, _), answers in zip(check.items(raw, "questions"), people, strict=False)
     )
     objects = tuple(
         DetectedObject(check.text("objects/label", label), check.box("objects/box", box, width, height))
@@ -226,7 +239,7 @@ class _Checker:
     dataset: str
     record: str
 
-    def fail(self, reason: str, field: str, found: str, expected: str) -> None:
+    def fail(self, reason: str, field: str, found: str, expected: str) -> NoReturn:
         raise RecordError(dataset=self.dataset, record=self.record, reason=reason, field=field, found=found, expected=expected)
 
     def one(self, field: str, values: Sequence[Any]) -> Any:
@@ -251,11 +264,14 @@ class _Checker:
             )
         return zip(*parts, strict=True)
 
-    def text(self, field: str, value: bytes) -> str:
+    def decoded(self, field: str, value: bytes) -> str:
         try:
-            text = value.decode()
+            return value.decode()
         except UnicodeDecodeError:
             self.fail("schema", field, "bytes that are no UTF-8", "text")
+
+    def text(self, field: str, value: bytes) -> str:
+        text = self.decoded(field, value)
         if not text.strip():
             self.fail("empty_text", field, repr(text), "at least one word")
         return text
@@ -264,6 +280,17 @@ class _Checker:
         if not 0 < value <= 1:  # NaN fails too
             self.fail("confidence", field, repr(value), "more than 0 and at most 1")
         return value
+
+    def question_ids(self, field: str, values: list[int]) -> None:
+        if values and min(values) < NO_ID:
+            self.fail("question_id", field, str(min(values)), f"an id of 0 or more, or {NO_ID} for none")
+
+    def answers(self, field: str, counts: list[int], texts_field: str, texts: Sequence[bytes]) -> Iterable[tuple[str, ...]]:
+        """Returns the people's answers of each question in turn. A person may have left one empty, so they need no word."""
+        if sum(counts) != len(texts) or (counts and min(counts) < 0):
+            self.fail("schema", field, f"{counts}", f"numbers of 0 or more whose sum is the {len(texts)} values of {texts_field}")
+        left = (self.decoded(texts_field, text) for text in texts)
+        return (tuple(itertools.islice(left, count)) for count in counts) if texts else itertools.repeat(())
 
     def box(self, field: str, values: Sequence[float], width: int, height: int) -> Box:
         if len(values) != 4:
@@ -374,7 +401,7 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str) -> 
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"{folder / 'manifest.json'}: field schema_version: found {manifest.get('schema_version')}, "
-            f"expected {SCHEMA_VERSION}; prepare it again: {_HOW}"
+            f"expected {SCHEMA_VERSION}; prepare it again with --rebuild: {_HOW}"
         )
     if split not in manifest["splits"]:
         raise DataError(f"dataset {dataset!r} in {root} has no split {split!r}; it has: {', '.join(manifest['splits'])}")

@@ -100,7 +100,7 @@ def search(next_logits: NextLogits, state: Any, rules: Rules, *, num: int, dtype
     blank = jnp.full((*shape, length), PAD_ID, jnp.int32)
     # All beams are equal at first. With one of them possible, the first step takes its candidates from that one.
     totals = jnp.full(shape, -jnp.inf, dtype).at[:, 0].set(0.0)
-    parents = jnp.broadcast_to(jnp.arange(config.beam), shape)
+    parents = jnp.broadcast_to(jnp.arange(config.beam, dtype=jnp.int32), shape)
     live = _Live(blank, totals, rules.first_states(), parents, jnp.full(shape, BOS_ID, jnp.int32))
     ended = Hypotheses(blank, jnp.full(shape, -jnp.inf, dtype), jnp.zeros(shape, jnp.int32))
 

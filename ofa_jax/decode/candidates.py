@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from ofa_jax.models.ofa import OFA
 from ofa_jax.vocab.trie import ROOT, Trie, build_trie
 
 MAX_NODES = 1_024  # of one pass: attention among them is as large as their number squared
+GATHERED = 1 << 26  # numbers (256 MB in float32) that scores of edges are formed of at once
 
 
 @jax.tree_util.register_dataclass
@@ -184,8 +186,7 @@ def score_candidates(model: OFA, encoded: Encoded, answers: Candidates, *, promp
             sees = jnp.concatenate([top, below], 1)
         hidden = model.decode_tree(encoded, tokens, places=places, sees=sees, length=width + answers.max_depth)
         hidden = hidden[:, -part.tokens.size :]
-        rows = model.embedding.table[...][part.edge_tokens].astype(hidden.dtype)
-        scores = jnp.einsum("qed,ed->qe", hidden[:, part.edge_nodes], rows, preferred_element_type=model.policy.accum)
+        scores = _edge_scores(hidden, model.embedding.table[...], part, dtype=model.policy.accum)
         log_probs = jax.vmap(lambda one: _normalised(one, part.edge_nodes, part.tokens.size))(scores)
         return jnp.sum(jnp.pad(log_probs, ((0, 0), (0, 1)))[:, part.paths], -1)  # [Q, members]
 
@@ -196,6 +197,25 @@ def score_candidates(model: OFA, encoded: Encoded, answers: Candidates, *, promp
     arrays = (answers.tokens, answers.depths, answers.ancestors, answers.edge_nodes, answers.edge_tokens, answers.paths)
     found = lax.scan(scan, None, arrays)[1]  # [passes, Q, members]
     return jnp.moveaxis(found, 1, 0).reshape(num, -1)[:, answers.places]
+
+
+def _edge_scores(hidden: jax.Array, table: jax.Array, part: Candidates, *, dtype: Any) -> jax.Array:
+    """Returns the logit of every edge of a pass, [Q, edges], from hidden [Q, nodes, D] and the table of tokens [V, D].
+
+    A root of 21,000 classes has thousands of edges, of which each would hold a copy of its node's vector: so many are formed at once as
+    fit in `GATHERED` numbers.
+    """
+    num, edges = hidden.shape[0], part.edge_nodes.size
+    size = max(1, min(edges, GATHERED // (num * hidden.shape[-1])))
+    padding = -edges % size
+
+    def one_part(edge: tuple[jax.Array, jax.Array]) -> jax.Array:
+        nodes, tokens = edge
+        return jnp.einsum("qed,ed->qe", hidden[:, nodes], table[tokens].astype(hidden.dtype), preferred_element_type=dtype)
+
+    parts = tuple(jnp.pad(x, (0, padding)).reshape(-1, size) for x in (part.edge_nodes, part.edge_tokens))
+    scores = one_part((parts[0][0], parts[1][0]))[None] if size == edges else lax.map(one_part, parts)
+    return jnp.moveaxis(scores, 0, 1).reshape(num, -1)[:, :edges]
 
 
 def _normalised(scores: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:

@@ -89,5 +89,5 @@ class Members(Constraint):
     def _children(self, state: jax.Array, *, absent: int) -> tuple[jax.Array, jax.Array]:
         """Returns the children's nodes and tokens as two [max_children]; a node with fewer has the token `absent` at the end."""
         node = jnp.maximum(state, ROOT)
-        nodes = self.first_child[node] + jnp.arange(self.max_children)
+        nodes = self.first_child[node] + jnp.arange(self.max_children, dtype=jnp.int32)
         return nodes, jnp.where(nodes < self.first_child[node + 1], jnp.take(self.tokens, nodes, mode="clip"), absent)

@@ -15,13 +15,15 @@ import numpy as np
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import BlockConfig, EvalSetConfig, RunConfig, SourceConfig
 from ofa_jax.data.batch import Sequence
-from ofa_jax.data.records import ImageRecord, Record, RecordError
+from ofa_jax.data.records import ImageRecord, Question, Record, RecordError
+from ofa_jax.metrics.vqa_answers import MIN_ANSWERS
 from ofa_jax.tasks.base import Item, Task, Words
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.tasks.table import ROWS, TASKS
 
 EVAL_SEED = 20_220_203  # fixed: results of differently seeded runs stay comparable
 _READ_PER_EXAMPLE = 4  # of a large split so many evenly spaced records an example are read: some may have no item of the task
+_READ_AT_ONCE = 1_000  # records
 BOX_IDS = 4  # ids of a box
 
 
@@ -35,6 +37,7 @@ class Example:
     sequence: Sequence
     target_text: str  # the words of the target before it is encoded and cut; boxes and codes left out
     scored: tuple[bool, ...]  # for every target id: teacher-forced evaluation counts it
+    number: int = 0  # its place in the set: what is drawn for it depends on a seed and on this, not on the examples beside it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,35 +114,86 @@ def choose(counts: list[int], *, limit: int, name: str) -> list[tuple[int, int]]
     return sorted(chosen)
 
 
-def collect(config: RunConfig, eval_set: EvalSetConfig, *, build_row: RowBuilder, open_source: Any) -> Examples:
-    """The examples of one set. A captioning set has one example a picture, whose references are all its captions.
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """An item that a set evaluates."""
 
-    Records without an item of the task are passed over. Raises DataError where a split has no such item at all, and RecordError where
-    a chosen record is bad: an evaluation never leaves bad records out in silence.
+    record: Record
+    place: int  # of the record among those that were read
+    number: int  # of the item in its record
+    item: Item  # as stored
+
+
+def choose_items(
+    config: RunConfig, eval_set: EvalSetConfig, *, build_row: RowBuilder, open_source: Any, with_pictures: bool = True
+) -> list[Chosen]:
+    """The items of a set in the order of its examples. A captioning set has one a picture, a detection set one for pictures without
+    objects too, if any has some.
+
+    with_pictures: False drops every encoded picture as soon as its record was read. Raises as `collect`.
     """
     task = task_of(eval_set)
-    row, block = block_for(config, eval_set)
-    source = open_source(block.sources[0])
+    source = open_source(block_for(config, eval_set)[1].sources[0])
     count = len(source)
     read = min(count, _READ_PER_EXAMPLE * eval_set.limit) if eval_set.limit else count
-    records = source.read([i * count // read for i in range(read)])
+    indices = [i * count // read for i in range(read)]
+    records: list[Record] = []
+    for start in range(0, read, _READ_AT_ONCE):
+        found = source.read(indices[start : start + _READ_AT_ONCE])
+        records += found if with_pictures else map(without_picture, found)
     items = [_items(build_row, record, task.name) for record in records]
+    if task.name == "detection" and not any(record.objects for record in records if isinstance(record, ImageRecord)):
+        items = [()] * len(records)  # nobody looked for objects here
     counts = [min(1, len(its)) if task.name == "captioning" else len(its) for its in items]
     if not sum(counts):
         raise DataError(f"eval set {eval_set.name}: found no item for {task.name} in {eval_set.dataset}/{eval_set.split}, expected one")
+    chosen = [Chosen(records[r], r, i, items[r][i]) for r, i in choose(counts, limit=eval_set.limit, name=eval_set.name)]
+    if task.name == "vqa":
+        _check_answers(eval_set, chosen)
+    return chosen
+
+
+def _check_answers(eval_set: EvalSetConfig, chosen: list[Chosen]) -> None:
+    """Raises RecordError where some questions of a set have people's answers and others none, or any has too few to be scored."""
+    asked = [(c.record.record_id, c.item) for c in chosen if isinstance(c.item, Question)]
+    some = any(question.answers for _, question in asked)
+    bad = [(record, question) for record, question in asked if some and len(question.answers) < MIN_ANSWERS]
+    if bad:
+        record, question = bad[0]
+        raise RecordError(
+            dataset=eval_set.dataset,
+            record=record,
+            reason="answers",
+            field="answers/text",
+            found=f"{len(question.answers)} people's answers to {question.question!r} (fewer than {MIN_ANSWERS} to {len(bad)} of the "
+            f"{len(asked)} questions of set {eval_set.name})",
+            expected=f"at least {MIN_ANSWERS} for every question of the set, ten in VQAv2, or none for any",
+        )
+
+
+def collect(config: RunConfig, eval_set: EvalSetConfig, *, build_row: RowBuilder, open_source: Any) -> Examples:
+    """The examples of one set. A captioning set has one example a picture, whose references are all its captions.
+
+    Records without an item of the task are passed over (`choose_items` says which). Raises DataError where a split has no such item at
+    all, and RecordError where a chosen record is bad, or where only some questions have people's answers: an evaluation never leaves bad
+    records out in silence.
+    """
+    task = task_of(eval_set)
+    row, block = block_for(config, eval_set)
     examples: list[Example] = []
     images: list[np.ndarray] = []
     holes: list[bool] = []
     last = -1
-    for r, i in choose(counts, limit=eval_set.limit, name=eval_set.name):
-        record = records[r]
-        built = build_row.build_one(block, task.name, eval_set.dataset, record, i, set_generator(eval_set.name, r, i + 1))
-        if built.image is not None and r != last:
+    for c in choose_items(config, eval_set, build_row=build_row, open_source=open_source):
+        draw = set_generator(eval_set.name, c.place, c.number + 1)
+        built = build_row.build_one(block, task.name, eval_set.dataset, c.record, c.number, draw)
+        if built.image is not None and c.place != last:
             images.append(built.image)
             holes.append(built.hole)
-        last = r
+        last = c.place
         text = "".join(part.text for part in built.example.target if isinstance(part, Words)).strip()
-        examples.append(Example(without_picture(record), items[r][i], len(images) - 1, built.sequence, text, tuple(built.scored)))
+        number = len(examples)
+        examples.append(Example(without_picture(c.record), c.item, len(images) - 1, built.sequence, text, tuple(built.scored), number))
     pictures = np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
     return Examples(eval_set, task, row, block, examples, pictures, np.array(holes, bool))
 

@@ -10,35 +10,31 @@ squashed to `eval.image_px` as in evaluation. What a request gets does not depen
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.check import check
+from ofa_jax.config.decoding import DecodeSetting, check_setting
 from ofa_jax.config.errors import CheckpointError, ConfigError, DataError
 from ofa_jax.config.load import override
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, RunConfig
 from ofa_jax.data.records import Box
 from ofa_jax.data.transforms.image import decode_image, resize_image
-from ofa_jax.decode.beam import beam_search
-from ofa_jax.decode.candidates import Candidates, candidates, score_candidates
+from ofa_jax.decode.candidates import Candidates, candidates
 from ofa_jax.decode.constraints import Constraint, IdRange, Members
-from ofa_jax.decode.rules import DecodeConfig
-from ofa_jax.decode.sample import sample
 from ofa_jax.eval.collect import BOX_IDS
 from ofa_jax.eval.parse import read_box, read_objects, to_picture, until_eos
+from ofa_jax.eval.programs import Batch, Programs, Search, prompt_lens
+from ofa_jax.eval.rank import NamedScorer
 from ofa_jax.models import ofa
-from ofa_jax.models.decoder import CodeRows
 from ofa_jax.vocab.layout import bin_id, code_id, code_of
 from ofa_jax.vocab.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.vocab.trie import build_trie
@@ -46,8 +42,6 @@ from ofa_jax.vocab.trie import build_trie
 Output = Literal["text", "box", "objects", "codes"]
 OUTPUTS: tuple[Output, ...] = ("text", "box", "objects", "codes")
 
-_ALL: CodeRows = "all"
-_NONE: CodeRows = "none"
 _SHORTEST_SOURCE = 16  # of the buckets; each next one is twice as long
 _TOKEN = re.compile(r"<mask>|<(?P<kind>bin|code)_(?P<number>\d{1,9})>")  # the names under which `Tokenizer.decode` writes these tokens
 
@@ -65,51 +59,8 @@ class Request:
     number: int = 0  # draws depend on the seed and on this
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """What a prediction is and how it is found. Raises ConfigError for settings that cannot be run."""
-
-    output: Output = "text"  # a box or codes: exactly so many tokens, each of that kind; codes fill in the picture's hidden middle
-    beam: int = 1  # hypotheses; 1 is greedy. The best one is returned
-    max_len: int | None = None  # tokens before EOS; None: `eval.target_len`
-    min_len: int = 0
-    lenpen: float = 1.0
-    no_repeat_ngram: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 0.0
-    seed: int | None = None  # this, top_k or top_p: tokens are drawn instead of searched for
-    constrain: bool = False  # a search writes one of the given answers; False: every answer is scored
-
-    def __post_init__(self):
-        if self.output not in OUTPUTS:
-            raise ConfigError(f"output: found {self.output!r}, expected one of {', '.join(OUTPUTS)}")
-        if self.output in ("box", "codes") and (self.max_len is not None or self.min_len):
-            raise ConfigError(f"output: found {self.output} with max_len or min_len, expected neither: its number of tokens is fixed")
-        if self.max_len is not None and self.max_len < 1:
-            raise ConfigError(f"max_len: found {self.max_len}, expected at least 1")
-        for name in ("lenpen", "temperature", "top_p"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"{name}: found {getattr(self, name)}, expected a finite number")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k: found {self.top_k}, expected 0 (off) or more")
-        if not 0 <= self.top_p <= 1:
-            raise ConfigError(f"top_p: found {self.top_p}, expected 0 (off) to 1")
-        if self.seed is not None and not 0 <= self.seed < 1 << 32:
-            raise ConfigError(f"seed: found {self.seed}, expected 0 to {(1 << 32) - 1}")
-        if self.temperature != 1 and self.beam == 1 and not self.draws:
-            raise ConfigError(
-                f"temperature: found {self.temperature} with one greedy hypothesis, which it does not change; expected seed, top_k, top_p "
-                "or a beam of 2 or more beside it"
-            )
-
-    @property
-    def draws(self) -> bool:
-        """Whether tokens are drawn."""
-        return self.seed is not None or self.top_k > 0 or self.top_p > 0
-
-
-GREEDY = Decoding()
+# What a prediction is found by where nobody says: the likeliest token at every place.
+LIKELIEST = DecodeSetting("likeliest", method="beam", beam=1, min_len=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +75,8 @@ class Prediction:
     codes: tuple[int, ...] = ()  # raster order
     answers: tuple[tuple[str, float], ...] = ()  # every scored answer and its log-probability, best first
     malformed: int = 0  # parts of an object list that could not be read and were left out
+    others: tuple[Prediction, ...] = ()  # further hypotheses of the search, best first
+    rank_score: float | None = None  # by the setting's scorer
 
     @property
     def text(self) -> str:
@@ -140,14 +93,23 @@ class Prediction:
         return list(self.codes) if self.output == "codes" else self.text
 
     def to_json(self) -> dict[str, Any]:
-        """The prediction as a JSON object: output, prediction, score; answers and malformed where there are any."""
+        """The prediction as a JSON object: output, prediction, score; scorer_score, answers, malformed and hypotheses (all of them, best
+        first) where there are any."""
         found = {"output": self.output, "prediction": self.value, "score": round(self.score, 6)}
+        if self.rank_score is not None:
+            found["scorer_score"] = self.rank_score
         if self.answers:
             found["answers"] = [{"answer": label, "log_prob": round(log_prob, 6)} for label, log_prob in self.answers]
+        if self.others:
+            alone = dataclasses.replace(self, others=())
+            found["hypotheses"] = [{k: v for k, v in one.to_json().items() if k != "output"} for one in (alone, *self.others)]
         return found | ({"malformed": self.malformed} if self.malformed else {})
 
     def __str__(self) -> str:
-        """The prediction in lines of text for a person."""
+        """The prediction in lines of text for a person; of several hypotheses each after a line with its score."""
+        if self.others:
+            hypotheses = (dataclasses.replace(self, others=()), *self.others)
+            return "\n".join(f"-- {k}: score {one.score:.4f}\n{one}" for k, one in enumerate(hypotheses, 1))
         if self.answers:
             return "\n".join(f"{log_prob:10.4f}  {label}" for label, log_prob in self.answers)
         if self.output == "box":
@@ -185,12 +147,17 @@ class _Ready:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """A checked `Decoding`."""
+    """A setting that was checked for one kind of output."""
 
-    decoding: Decoding
-    rules: DecodeConfig
+    output: Output
+    seed: int
+    max_len: int
+    search: Callable[[int], Search]  # from the length of the sources
     constraint: Constraint
-    answers: Answers | None  # those to score
+    score: Answers | None  # all of them are scored instead
+    prompted: bool
+    scorer: NamedScorer | None
+    hypotheses: int  # that are kept
 
 
 def source_buckets(source_len: int) -> tuple[int, ...]:
@@ -200,7 +167,7 @@ def source_buckets(source_len: int) -> tuple[int, ...]:
 
 
 class Instructor:
-    """Answers requests with one set of parameters. Programs are compiled on first use, one a shape and `Decoding`."""
+    """Answers requests with one set of parameters. Programs are compiled on first use, one a shape and way to decode."""
 
     def __init__(self, config: RunConfig, params: Any, stats: Any, tokenizer: Tokenizer, *, batch_rows: int | None = None):
         """`params` and `stats` are those of `models.ofa` for this config; `batch_rows` (default: `eval.batch_rows`) requests run at
@@ -211,36 +178,7 @@ class Instructor:
         self._params, self._stats = params, stats
         self._buckets = source_buckets(config.eval.source_len)
         graphdef, _ = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
-
-        @jax.jit
-        def embed(params: Any, stats: Any, images: jax.Array, holes: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params).embed_images(images, holes, stats=stats, train=False, key=None)[0]
-
-        def encode(params: Any, source_ids: jax.Array, features: jax.Array | None) -> tuple[Any, Any]:
-            model = nnx.merge(graphdef, params)
-            return model, model.encode(source_ids, features=features, key=None)
-
-        @functools.partial(jax.jit, static_argnames=("rules", "draws", "codes"))
-        def write(
-            params: Any, source_ids: jax.Array, features: jax.Array | None, constraint: Constraint, seed: jax.Array, numbers: jax.Array,
-            *, rules: DecodeConfig, draws: tuple[int, float] | None, codes: bool,
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-            model, encoded = encode(params, source_ids, features)
-            mask, kind = (jnp.ones(source_ids.shape[0], bool), _ALL) if codes else (None, _NONE)
-            if draws is None:
-                found = beam_search(model, encoded, mask, config=rules, constraint=constraint, code_rows=kind)
-            else:
-                keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
-                found = sample(
-                    model, encoded, mask, keys, config=rules, constraint=constraint, code_rows=kind, top_k=draws[0], top_p=draws[1]
-                )
-            return found.sequences[:, 0], found.scores[:, 0], found.lengths[:, 0]
-
-        @jax.jit
-        def score(params: Any, source_ids: jax.Array, features: jax.Array | None, answers: Candidates) -> jax.Array:
-            return score_candidates(*encode(params, source_ids, features), answers)
-
-        self._embed, self._write, self._score = embed, write, score
+        self._programs = Programs(graphdef, vocab=config.vocab)
 
     @classmethod
     def load(
@@ -304,30 +242,49 @@ class Instructor:
             raise DataError(f"answers: found {longest} tokens in {label!r}, expected at most {self._most_tokens() - 1}, the longest output")
         return Answers(kept, tuple(map(len, members)), candidates(members), Members.of(build_trie(members)))
 
-    def check(self, decoding: Decoding, answers: Answers | None = None) -> None:
+    def check(
+        self, setting: DecodeSetting = LIKELIEST, *, output: Output = "text", answers: Answers | None = None, hypotheses: int = 1
+    ) -> None:
         """Raises ConfigError or DataError where this model cannot decode so."""
-        self._plan(decoding, answers)
+        self._plan(setting, output, answers, hypotheses)
 
-    def predict(self, request: Request, decoding: Decoding = GREEDY, answers: Answers | None = None) -> Prediction:
+    def predict(
+        self,
+        request: Request,
+        setting: DecodeSetting = LIKELIEST,
+        *,
+        output: Output = "text",
+        answers: Answers | None = None,
+        hypotheses: int = 1,
+    ) -> Prediction:
         """The prediction for one request. Raises DataError for bad input, and as `check` does."""
-        (found,) = self.predict_all([request], decoding, answers)
+        (found,) = self.predict_all([request], setting, output=output, answers=answers, hypotheses=hypotheses)
         if isinstance(found, DataError):
             raise found
         return found
 
     def predict_all(
-        self, requests: Sequence[Request], decoding: Decoding = GREEDY, answers: Answers | None = None
+        self,
+        requests: Sequence[Request],
+        setting: DecodeSetting = LIKELIEST,
+        *,
+        output: Output = "text",
+        answers: Answers | None = None,
+        hypotheses: int = 1,
     ) -> list[Prediction | DataError]:
         """For every request, in order, its prediction or what is wrong with it. Raises as `check` does.
 
-        With `answers` all of them are scored and the likeliest is the prediction; with `decoding.constrain` too, a search writes one.
+        output: what is read from the tokens. A box or codes are exactly so many tokens, each of that kind, whatever lengths the setting
+        has; codes fill in the picture's middle, which the model then does not see.
+        answers: the closed set that method score compares and method beam writes a member of; it stands for `setting.answers`.
+        hypotheses: so many of a search are returned, the further ones as `others`.
         """
-        plan = self._plan(decoding, answers)
+        plan = self._plan(setting, output, answers, hypotheses)
         found: dict[int, Prediction | DataError] = {}
         groups: dict[tuple[int, bool], list[tuple[int, _Ready]]] = {}
         for place, request in enumerate(requests):
             try:
-                ready = self._prepare(request, decoding.output)
+                ready = self._prepare(request, output)
             except DataError as error:
                 found[place] = error
                 continue
@@ -344,38 +301,53 @@ class Instructor:
         """Decoder positions of a text, EOS included."""
         return min(self.config.model.max_positions, self.config.model.num_target_positions)
 
-    def _plan(self, decoding: Decoding, answers: Answers | None) -> _Plan:
+    def _plan(self, setting: DecodeSetting, output: Output, answers: Answers | None, hypotheses: int) -> _Plan:
+        if output not in OUTPUTS:
+            raise ConfigError(f"output: found {output!r}, expected one of {', '.join(OUTPUTS)}")
+        scored = setting.method == "score"
+        check_setting(dataclasses.replace(setting, answers="training" if answers and setting.method in ("score", "beam") else ""))
+        if setting.method == "greedy":  # the same tokens, and their score
+            setting = dataclasses.replace(setting, method="beam", beam=1)
+        if answers is not None and not scored and setting.method != "beam":
+            raise ConfigError(f"answers: found them with method {setting.method}, which does not read them, expected method score or beam")
+        if answers is not None and output != "text":
+            raise ConfigError(f"answers: found output {output}, expected text: answers are texts")
+        if not 1 <= hypotheses <= (most := 1 if scored else setting.beam):
+            raise ConfigError(f"hypotheses: found {hypotheses}, expected 1 to {most}, those that method {setting.method} makes")
         vocab, limit = self.config.vocab, self._most_tokens() - 1
-        if answers is None and decoding.constrain:
-            raise ConfigError("constrain: found it without answers, expected answers beside it")
-        if answers is not None and decoding.output != "text":
-            raise ConfigError(f"answers: found output {decoding.output}, expected text: answers are texts")
-        if answers is not None and not decoding.constrain and decoding != Decoding(max_len=decoding.max_len):
-            raise ConfigError(
-                "answers: found settings of a search, expected none, because all answers are scored, or constrain beside them"
-            )
-        constraint, fixed = Constraint(), True
-        if decoding.output == "box":
+        constraint, fixed, min_len = Constraint(), output in ("box", "codes"), 0
+        if output == "box":
             max_len, constraint = BOX_IDS, IdRange(vocab.first_bin_id, vocab.size)
-        elif decoding.output == "codes":
+        elif output == "codes":
             max_len, constraint = self.config.model.code_grid**2, IdRange(vocab.first_code_id, vocab.first_bin_id)
         else:
-            max_len, fixed = min(self.config.eval.target_len, limit) if decoding.max_len is None else decoding.max_len, False
+            max_len = setting.max_len or min(self.config.eval.target_len, limit)
+            min_len = setting.min_len
             if max_len > limit:
                 raise ConfigError(f"max_len: found {max_len}, expected at most {limit}, the model's positions less EOS")
-        if answers is not None:
-            for label, length in zip(answers.labels, answers.lengths, strict=True):
-                if length > max_len:
-                    raise DataError(f"answers: found {length} tokens in {label!r}, expected at most max_len = {max_len}")
-            constraint = answers.members if decoding.constrain else constraint
-        try:
-            rules = DecodeConfig(
-                beam=decoding.beam, max_len=max_len, min_len=decoding.min_len, lenpen=decoding.lenpen, temperature=decoding.temperature,
-                no_repeat_ngram=decoding.no_repeat_ngram, fixed_length=fixed,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        return _Plan(decoding, rules, constraint, None if decoding.constrain else answers)
+        for label, length in zip(answers.labels, answers.lengths, strict=True) if answers else ():
+            if length > max_len:
+                raise DataError(f"answers: found {length} tokens in {label!r}, expected at most max_len = {max_len}")
+        prompted = setting.prompt == "source"
+
+        def search(source_len: int) -> Search:
+            prompt_len = source_len - 2 if prompted else 0
+            if prompt_len + max_len > limit:
+                raise ConfigError(f"prompt: found {prompt_len} tokens before max_len={max_len}, expected at most {limit} positions in all")
+            try:
+                return Search.of(
+                    setting, max_len=max_len, min_len=min_len, prompt_len=prompt_len, codes=output == "codes",
+                    fixed_length=fixed,
+                )  # fmt: skip
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+
+        if not scored:
+            search(self._buckets[0])  # says what is wrong
+        return _Plan(
+            output, setting.seed, max_len, search, answers.members if answers else constraint, answers if scored else None, prompted,
+            NamedScorer.load(setting.scorer) if setting.scorer else None, hypotheses,
+        )  # fmt: skip
 
     def _prepare(self, request: Request, output: Output) -> _Ready:
         """Raises DataError for a text that is empty or too long, a picture that does not decode, and a box without a picture."""
@@ -423,26 +395,35 @@ class Instructor:
         source_ids = np.full((len(filled), bucket), PAD_ID, np.int32)
         for row, ready in zip(source_ids, filled, strict=True):
             row[: len(ready.ids)] = ready.ids
-        codes, features = plan.decoding.output == "codes", None
+        batch: Batch = {"source_ids": source_ids}
         if rows[0].pixels is not None:
             images = np.stack([ready.pixels for ready in filled])
-            features = self._embed(self._params, self._stats, images, np.full(len(filled), codes))
-        if plan.answers is not None:
-            scores = np.asarray(self._score(self._params, source_ids, features, plan.answers.scored), np.float64)
-            return [_best_answer(plan.answers.labels, row) for row in scores[: len(rows)]]
-        decoding = plan.decoding
-        seed, numbers = np.uint32(decoding.seed or 0), np.array([ready.number for ready in filled], np.uint32)
-        draws = (decoding.top_k, decoding.top_p) if decoding.draws else None
-        found = self._write(
-            self._params, source_ids, features, plan.constraint, seed, numbers, rules=plan.rules, draws=draws, codes=codes
-        )  # fmt: skip
-        ids, scores, lengths = jax.device_get(found)
-        return [
-            self._read(ready, ids[k, : lengths[k]], float(scores[k]), decoding.output)
-            if lengths[k]
-            else DataError("decoding: found no output that its rules allow, expected one: lower min_len or no_repeat_ngram")
-            for k, ready in enumerate(rows)
-        ]
+            batch["features"] = self._programs.embed(self._params, self._stats, images, np.full(len(filled), plan.output == "codes"))
+            batch["picture"], batch["present"] = np.arange(len(filled), dtype=np.int32), np.ones(len(filled), bool)
+        if plan.score is not None:
+            scores = self._programs.score(self._params, batch, plan.score.scored, prompted=plan.prompted)
+            return [_best_answer(plan.score.labels, row) for row in np.asarray(scores, np.float64)[: len(rows)]]
+        numbers = np.array([ready.number for ready in filled], np.uint32)
+        how = plan.search(bucket)
+        written = self._programs.search(self._params, batch, plan.constraint, np.uint32(plan.seed), numbers, how=how)
+        ids, scores, lengths = jax.device_get((written.sequences, written.scores, written.lengths))
+        skips = prompt_lens(source_ids) if plan.prompted else np.zeros(len(filled), int)
+        found: list[Prediction | DataError] = []
+        for k, ready in enumerate(rows):
+            ended = [j for j in range(ids.shape[1]) if lengths[k, j]]
+            if not ended:
+                found.append(DataError("decoding: found no output that its rules allow, expected one: lower min_len or no_repeat_ngram"))
+                continue
+            read = [self._read(ready, ids[k, j, skips[k] : lengths[k, j]], float(scores[k, j]), plan.output) for j in ended]
+            read = self._ranked(ready, read, plan.scorer)
+            found.append(dataclasses.replace(read[0], others=tuple(read[1 : plan.hypotheses])))
+        return found
+
+    def _ranked(self, ready: _Ready, predictions: list[Prediction], scorer: NamedScorer | None) -> list[Prediction]:
+        if scorer is None:
+            return predictions
+        order, scores = scorer.order(self.tokenizer.decode(ready.ids), ready.pixels, [one.value for one in predictions])
+        return [dataclasses.replace(predictions[j], rank_score=scores[j]) for j in order]
 
     def _read(self, ready: _Ready, ids: np.ndarray, score: float, output: Output) -> Prediction:
         vocab = self.config.vocab

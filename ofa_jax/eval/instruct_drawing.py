@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.transforms.image import decode_image, resize_image
+from ofa_jax.eval.baselines import load_codebook
 from ofa_jax.eval.drawing import PREDICTION_COLOUR, contact_sheet, draw_boxes, enlarge, fill_square
 from ofa_jax.eval.instruct import Prediction, Request
 from ofa_jax.metrics.baselines import decode_codes
@@ -23,20 +25,43 @@ def draw_prediction(request: Request, prediction: Prediction, *, centers: np.nda
 
     Raises DataError for codes without a codebook, or with one that has fewer codes.
     """
-    given = None if request.picture is None else decode_image(request.picture)
-    pixels = None if given is None else _small(given)
-    if prediction.output == "codes":
-        pixels = _fill(pixels, prediction.codes, centers)
-    panel = None if pixels is None else enlarge(pixels)
-    if pixels is not None and given is not None and prediction.output in ("box", "objects"):
-        found = list(prediction.objects) if prediction.box is None else [("", prediction.box)]
-        panel = draw_boxes(pixels, truth=[], predicted=found, width=given.shape[1], height=given.shape[0])
+    panel = draw_panel(request, prediction, centers=centers)
     if prediction.answers:
         said = [f"{math.exp(log_prob):.3f} {label}" for label, log_prob in prediction.answers[:_SHOWN_ANSWERS]]
     else:
         said = [] if prediction.output == "codes" else str(prediction).splitlines()
     lines = [(request.text.strip(), _ASKED_COLOUR), *((line, PREDICTION_COLOUR) for line in said)]
     return contact_sheet([([] if panel is None else [("", panel)], lines)])
+
+
+def draw_panel(request: Request, prediction: Prediction, *, centers: np.ndarray | None) -> np.ndarray | None:
+    """Only the picture, uint8 [h, w, 3] of about 256 to 1024 px, with boxes or filled-in codes on it; None where there is nothing to see.
+
+    `centers` and what is raised are as in `draw_prediction`.
+    """
+    given = None if request.picture is None else decode_image(request.picture)
+    pixels = None if given is None else _small(given)
+    if prediction.output == "codes":
+        pixels = _fill(pixels, prediction.codes, centers)
+    if pixels is not None and given is not None and prediction.output in ("box", "objects"):
+        found = list(prediction.objects) if prediction.box is None else [("", prediction.box)]
+        return draw_boxes(pixels, truth=[], predicted=found, width=given.shape[1], height=given.shape[0])
+    return None if pixels is None else enlarge(pixels)
+
+
+def save_prediction(path: Path, request: Request, prediction: Prediction, *, data_dir: str | Path) -> str:
+    """Writes the drawing as a PNG, codes with the codebook of `data_dir`. Returns "", or why nothing was written: there is no codebook.
+
+    Raises DataError where the file cannot be written, and as `draw_prediction`.
+    """
+    centers = load_codebook(data_dir) if prediction.output == "codes" else None
+    if prediction.output == "codes" and centers is None:
+        return f"{path}: not drawn, because {data_dir} has no codebook.npz; the codes are written only"
+    try:
+        draw_prediction(request, prediction, centers=centers).save(path, "PNG")
+    except OSError as error:
+        raise DataError(f"{path}: found no file that can be written ({error.strerror}), expected one") from error
+    return ""
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

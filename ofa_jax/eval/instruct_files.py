@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ofa_jax.config.decoding import DecodeSetting
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.render import config_hash
-from ofa_jax.eval.instruct import Answers, Decoding, Instructor, Prediction, Request
+from ofa_jax.eval.instruct import LIKELIEST, Answers, Instructor, Output, Prediction, Request
+from ofa_jax.eval.rank import NamedScorer
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -133,8 +135,10 @@ def write_predictions(
     lines: Sequence[Line],
     out: str | Path,
     *,
-    decoding: Decoding,
+    setting: DecodeSetting = LIKELIEST,
+    output: Output = "text",
     answers: Answers | None = None,
+    hypotheses: int = 1,
     progress: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Writes one JSON object a line, in order: image, text and `Prediction.to_json`, or error; returns the number of errors.
@@ -142,10 +146,11 @@ def write_predictions(
     Finished lines of a killed call are kept. Raises DataError where they are those of other requests, ConfigError where they were made
     with another checkpoint or other settings, and as `Instructor.check` does.
     """
-    instructor.check(decoding, answers)
+    how: dict[str, Any] = {"setting": setting, "output": output, "answers": answers, "hypotheses": hypotheses}
+    instructor.check(**how)
     out = Path(out)
     part, made_with = out.with_name(out.name + ".part"), out.with_name(out.name + ".part.json")
-    errors = _finished(part, made_with, lines, _settings(instructor, decoding, answers))
+    errors = _finished(part, made_with, lines, _settings(instructor, **how))
     done, failed = len(errors), sum(errors)
     if done:
         progress(f"{part}: {done:,} of {len(lines):,} lines are done")
@@ -153,7 +158,7 @@ def write_predictions(
     with open(part, "ab") as file:
         for start in range(done, len(lines), size):
             chunk = lines[start : start + size]
-            for line, found in zip(chunk, _predict(instructor, chunk, start, decoding, answers), strict=True):
+            for line, found in zip(chunk, _predict(instructor, chunk, start, how), strict=True):
                 failed += isinstance(found, str)
                 said = {"error": found} if isinstance(found, str) else found.to_json()
                 # ASCII: a line may hold half a UTF-16 pair, which UTF-8 cannot.
@@ -165,9 +170,7 @@ def write_predictions(
     return failed
 
 
-def _predict(
-    instructor: Instructor, lines: Sequence[Line], first: int, decoding: Decoding, answers: Answers | None
-) -> list[Prediction | str]:
+def _predict(instructor: Instructor, lines: Sequence[Line], first: int, how: dict[str, Any]) -> list[Prediction | str]:
     """For every line its prediction or its error in a sentence."""
     found: list[Prediction | str] = [line.error or "" for line in lines]
     requests: dict[int, Request] = {}
@@ -178,17 +181,20 @@ def _predict(
                 requests[place] = Request(line.text or "", picture, number=first + place)
             except DataError as error:
                 found[place] = f"{line.where}: image: {error}"
-    for place, result in zip(requests, instructor.predict_all(list(requests.values()), decoding, answers), strict=True):
+    for place, result in zip(requests, instructor.predict_all(list(requests.values()), **how), strict=True):
         found[place] = f"{lines[place].where}: {result}" if isinstance(result, DataError) else result
     return found
 
 
-def _settings(instructor: Instructor, decoding: Decoding, answers: Answers | None) -> dict[str, Any]:
+def _settings(
+    instructor: Instructor, *, setting: DecodeSetting, output: Output, answers: Answers | None, hypotheses: int
+) -> dict[str, Any]:
     """What decides the predictions beside the requests."""
     closed = None if answers is None else hashlib.sha256("\n".join(answers.labels).encode()).hexdigest()[:12]
-    return {
-        "checkpoint": instructor.source, "config": config_hash(instructor.config)[:12], "answers": closed, **dataclasses.asdict(decoding)
-    }  # fmt: skip
+    ranked = {"scorer_digest": NamedScorer.load(setting.scorer).digest()[:12]} if setting.scorer else {}
+    facts = {"checkpoint": instructor.source, "config": config_hash(instructor.config)[:12], "output": output, "hypotheses": hypotheses}
+    chosen = {name: value for name, value in dataclasses.asdict(setting).items() if name not in ("name", "tasks")}
+    return {**facts, **chosen, "answers": closed, **ranked}
 
 
 def _finished(part: Path, made_with: Path, lines: Sequence[Line], settings: dict[str, Any]) -> list[bool]:

@@ -8,21 +8,45 @@ from pathlib import Path
 
 import jax
 
-from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.config.errors import CheckpointError
+from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.config.decoding import GREEDY
+from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig
+from ofa_jax.eval import leaderboard
+from ofa_jax.eval.points import Checkpoint, Point
 from ofa_jax.eval.report import write_report
-from ofa_jax.eval.runner import evaluate, format_table, write_results
+from ofa_jax.eval.runner import PREDICTIONS_FILE, evaluate, format_table, write_results
 from ofa_jax.eval.world import load_world
 from ofa_jax.models import ofa
 
 
+def named_checkpoint(checkpoint: str | None, default: Path, step: int | None) -> tuple[Path, int | None]:
+    """Returns the run's folder and the step (None: the newest) that --checkpoint and --step name; without --checkpoint `default`.
+
+    Raises ConfigError where they name different steps.
+    """
+    if checkpoint is None:
+        return default, step
+    folder, named = find_run(checkpoint)
+    if step is not None and named not in (None, step):
+        raise ConfigError(f"--step: found {step}, expected {named} as in --checkpoint={checkpoint}, or neither")
+    return folder, step if named is None else named
+
+
 def evaluate_checkpoint(
-    config: RunConfig, sets: Sequence[EvalSetConfig], *, folder: Path, step: int | None, with_report: bool, start: float
+    config: RunConfig,
+    sets: Sequence[EvalSetConfig],
+    *,
+    folder: Path,
+    step: int | None,
+    with_report: bool,
+    start: float,
+    submission: leaderboard.Request | None = None,
 ) -> str:
     """Evaluates a run's checkpoint (`step` None: the newest) on `sets`, writes into `folder`, and returns the table and what it cost.
 
-    start: `time.perf_counter()` from which the seconds count. Raises CheckpointError where the run has no complete checkpoint.
+    start: `time.perf_counter()` from which the seconds count. submission: leaderboard files are written too, named as those of the
+    greedy points of a sweep. Raises CheckpointError where the run has no complete checkpoint, and as `leaderboard.prepare`.
     """
     manager = CheckpointManager(folder, read_only=True)
     if not manager.steps():
@@ -31,6 +55,7 @@ def evaluate_checkpoint(
             "run's folder with --checkpoint"
         )
     world = load_world(config, sets)
+    submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
     graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
     abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
     restored = manager.restore_params(abstract, abstract_stats, step=step)
@@ -49,6 +74,11 @@ def evaluate_checkpoint(
     seconds = time.perf_counter() - start
     checkpoint = f"step {restored.step:,}" + (" (averaged weights)" if restored.averaged else "")
     said = [format_table(evaluation.results), f"{checkpoint}; {len(evaluation.predictions):,} examples in {seconds:.0f} s"]
+    for eval_set in sets:
+        if submissions is not None and eval_set.name in submissions:
+            lines = [line for line in evaluation.predictions if line["set"] == eval_set.name]
+            name = Point(Checkpoint(folder.absolute(), restored.step), eval_set, GREEDY).file_name
+            said.append(submissions.write(eval_set.name, lines, source=str(folder / PREDICTIONS_FILE), results=folder, name=name))
     if with_report:
         facts = {
             "checkpoint": checkpoint,

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
-from ofa_jax.decode.beam import Hypotheses, beam_search
-from ofa_jax.decode.candidates import Candidates, score_candidates
-from ofa_jax.decode.constraints import Members
-from ofa_jax.decode.rules import DecodeConfig
-from ofa_jax.decode.sample import sample
-from ofa_jax.decode.search import greedy
+from ofa_jax.decode.candidates import Candidates
+from ofa_jax.decode.constraints import Constraint, IdRange, Members
 from ofa_jax.eval.collect import BOX_IDS, Examples
+from ofa_jax.eval.programs import Programs, Search, prompt_lens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,77 +38,18 @@ class Decoded:
 
     ids: list[np.ndarray]
     scores: np.ndarray  # float64 [examples]
+    others: list[list[np.ndarray]] = dataclasses.field(default_factory=list)  # further hypotheses an example, best first, if any are made
+    other_scores: list[list[float]] = dataclasses.field(default_factory=list)
+    rank_scores: np.ndarray | None = None  # float64 [examples]: what the setting's scorer gave to `ids`
 
 
 class Predictor:
-    """Decodes examples with one set of parameters. `graphdef`, `params` and `stats` are those of `models.ofa`.
-
-    Pictures are embedded by a compilation of their own, because the ResNet takes longest to compile and does not depend on lengths.
-    """
+    """Decodes examples with one set of parameters. `graphdef`, `params` and `stats` are those of `models.ofa`."""
 
     def __init__(self, graphdef: Any, params: Any, stats: Any, *, vocab: VocabConfig, batch_rows: int):
-        self._rows = batch_rows
+        self._rows, self._vocab = batch_rows, vocab
+        self._programs = Programs(graphdef, vocab=vocab)
         self._set_params(params, stats)
-
-        def encode(params: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
-            model = nnx.merge(graphdef, params)
-            features = batch["features"][batch["picture"]] if "features" in batch else None
-            return model, model.encode(batch["source_ids"], features=features, image_mask=batch.get("present"), key=None)
-
-        @jax.jit
-        def embed(params: Any, stats: Any, images: jax.Array, holes: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params).embed_images(images, holes, stats=stats, train=False, key=None)[0]
-
-        @functools.partial(jax.jit, static_argnames=("max_len", "min_len"))
-        def free(params: Any, batch: dict[str, jax.Array], max_len: int, min_len: int) -> jax.Array:
-            model, encoded = encode(params, batch)
-            return greedy(model, encoded, None, max_len=max_len, min_len=min_len)
-
-        @functools.partial(jax.jit, static_argnames="num_codes")
-        def generate(params: Any, batch: dict[str, jax.Array], num_codes: int) -> jax.Array:
-            model, encoded = encode(params, batch)
-            mask = jnp.ones(batch["source_ids"].shape[0], bool)
-            allowed = (vocab.first_code_id, vocab.first_bin_id)
-            return greedy(model, encoded, mask, max_len=num_codes, min_len=num_codes, allowed=allowed, code_rows="all")
-
-        @functools.partial(jax.jit, static_argnames="codes")
-        def forced(params: Any, batch: dict[str, jax.Array], codes: bool) -> jax.Array:
-            model, encoded = encode(params, batch)
-            mask = jnp.full(batch["source_ids"].shape[0], codes)
-            hidden = model.decode(encoded, batch["decoder_ids"], mask, key=None, code_rows="all" if codes else "none")
-            logits = model.logits(hidden)
-            if codes:  # a code position may only hold a code, as in OFA's image generation
-                ids = jnp.arange(logits.shape[-1])
-                is_code = (ids >= vocab.first_code_id) & (ids < vocab.first_bin_id)
-                logits = jnp.where(is_code, logits, -jnp.inf)
-            return logits.argmax(-1).astype(jnp.int32)
-
-        @functools.partial(jax.jit, static_argnames=("config", "top_k", "top_p", "method", "width"))
-        def search(
-            params: Any,
-            batch: dict[str, jax.Array],
-            members: Members | None,
-            key: jax.Array,
-            *,
-            config: DecodeConfig,
-            top_k: int,
-            top_p: float,
-            method: str,
-            width: int,
-        ) -> Hypotheses:
-            model, encoded = encode(params, batch)
-            prefix = _prompts(batch["source_ids"])[:, :width] if width else None
-            if method == "sample":
-                return sample(model, encoded, None, key, config=config, top_k=top_k, top_p=top_p, prefix_ids=prefix, constraint=members)
-            return beam_search(model, encoded, None, config=config, prefix_ids=prefix, constraint=members)
-
-        @functools.partial(jax.jit, static_argnames="prompted")
-        def score(params: Any, batch: dict[str, jax.Array], answers: Candidates, prompted: bool) -> jax.Array:
-            model, encoded = encode(params, batch)
-            return score_candidates(model, encoded, answers, prompt_ids=_prompts(batch["source_ids"]) if prompted else None)
-
-        self._embed, self._free, self._generate, self._forced = embed, free, generate, forced
-        self._search, self._score = search, score
 
     def with_params(self, params: Any, stats: Any) -> Predictor:
         """Returns a predictor of the same model with other weights; it shares the compiled programs."""
@@ -143,62 +78,27 @@ class Predictor:
     def decode(self, examples: Examples, setting: DecodeSetting = GREEDY, closed: ClosedSet | None = None) -> Decoded:
         """What `setting` writes for every example of a task with free output; the best hypothesis where it makes several.
 
-        closed: the answers that `setting.answers` names, or None where it names none.
+        closed: the answers that `setting.answers` names, or None where it names none. A box is exactly four ids whatever the setting
+        says, as in the official grounding evaluation.
         """
-        box = examples.task.output == "box"
-        max_len, min_len = (setting.max_len or examples.block.target_len, setting.min_len)
-        max_len, min_len = (BOX_IDS, BOX_IDS) if box else (max_len, min(min_len, max_len))
-        if setting.method == "greedy":
-            return Decoded(self.free(examples), np.full(len(examples.examples), np.nan))
         if setting.method == "score":
             assert closed is not None  # `sweep.points` gives a closed set to every setting that names one
             return self._best_answers(examples, closed, prompted=setting.prompt == "source")
+        max_len = setting.max_len or examples.block.target_len
+        max_len, min_len = (BOX_IDS, BOX_IDS) if examples.task.output == "box" else (max_len, min(setting.min_len, max_len))
         width = examples.block.source_len - 2 if setting.prompt == "source" else 0  # a source without its BOS and EOS
-        config = DecodeConfig(
-            beam=setting.beam, max_len=max_len + width, min_len=min_len, lenpen=setting.lenpen, temperature=setting.temperature,
-            no_repeat_ngram=setting.no_repeat_ngram, normalise=setting.normalise,
-        )  # fmt: skip
-        ids: list[np.ndarray] = []
-        scores: list[float] = []
-        for number, (batch, count) in enumerate(self._batches(examples, target_len=1)):
-            key = jax.random.fold_in(jax.random.key(setting.seed), number)
-            found = self._search(
-                self._params, batch, closed.members if closed else None, key,
-                config=config, top_k=setting.top_k, top_p=setting.top_p, method=setting.method, width=width,
-            )  # fmt: skip
-            best, totals = np.asarray(found.sequences[:, 0])[:count], np.asarray(found.scores[:, 0], np.float64)[:count]
-            begins = _prompt_lens(np.asarray(batch["source_ids"]))[:count] if width else np.zeros(count, int)
-            ids += [row[begin:] for row, begin in zip(best, begins, strict=True)]
-            scores += totals.tolist()
-        return Decoded(ids, np.array(scores))
-
-    def _best_answers(self, examples: Examples, closed: ClosedSet, *, prompted: bool) -> Decoded:
-        ids: list[np.ndarray] = []
-        scores: list[float] = []
-        for batch, count in self._batches(examples, target_len=1):
-            found = np.asarray(self._score(self._params, batch, closed.candidates, prompted=prompted), np.float64)[:count]
-            best = found.argmax(1)
-            ids += [np.array([*closed.sequences[i], EOS_ID], np.int32) for i in best]
-            scores += found[np.arange(count), best].tolist()
-        return Decoded(ids, np.array(scores))
+        how = Search.of(setting, max_len=max_len, min_len=min_len, prompt_len=width)
+        return self._search(examples, how, closed.members if closed else Constraint(), seed=setting.seed)
 
     def free(self, examples: Examples) -> list[np.ndarray]:
-        """Greedy output ids, int32 [T] an example, to be read up to EOS. T is the block's target length; a box is exactly four ids, as
-        in the official grounding evaluation."""
-        box = examples.task.output == "box"
-        max_len, min_len = (BOX_IDS, BOX_IDS) if box else (examples.block.target_len, 0)
-        out: list[np.ndarray] = []
-        for batch, count in self._batches(examples, target_len=1):
-            out.extend(np.asarray(self._free(self._params, batch, max_len=max_len, min_len=min_len))[:count])
-        return out
+        """Greedy output ids, int32 [T] an example, to be read up to EOS; T is the block's target length, or four of a box."""
+        return self.decode(examples).ids
 
     def generate(self, examples: Examples) -> list[np.ndarray]:
         """Image codes decoded greedily without seeing any true code, int32 [codes] an example, as ids; every id is a code."""
         num_codes = len(examples.examples[0].sequence.target_ids)
-        out: list[np.ndarray] = []
-        for batch, count in self._batches(examples, target_len=1):
-            out.extend(np.asarray(self._generate(self._params, batch, num_codes=num_codes))[:count])
-        return out
+        how = Search.of(GREEDY, max_len=num_codes, min_len=num_codes, codes=True)
+        return self._search(examples, how, IdRange(self._vocab.first_code_id, self._vocab.first_bin_id)).ids
 
     def forced(self, examples: Examples) -> list[np.ndarray]:
         """The likeliest id at every target position given the true ids before it, int32 [target length] an example, EOS left out."""
@@ -206,34 +106,59 @@ class Predictor:
         longest = max(len(e.sequence.target_ids) for e in examples.examples)
         target_len = longest if codes else examples.block.target_len
         out: list[np.ndarray] = []
-        for batch, count in self._batches(examples, target_len=target_len):
-            ids = np.asarray(self._forced(self._params, batch, codes=codes))[:count]
-            lengths = [len(e.sequence.target_ids) for e in examples.examples[len(out) : len(out) + count]]
-            out.extend(row[:length] for row, length in zip(ids, lengths, strict=True))
+        for batch, begin, count in self._batches(examples):
+            rows = examples.examples[begin : begin + count]
+            decoder_ids = np.full((self._batch_rows, target_len), PAD_ID, np.int32)
+            decoder_ids[:, 0] = BOS_ID
+            for row, example in zip(decoder_ids, rows, strict=False):
+                before = example.sequence.target_ids[: target_len - 1]
+                row[1 : len(before) + 1] = before
+            ids = np.asarray(self._programs.forced(self._params, batch, self._spread({"ids": decoder_ids})["ids"], codes=codes))
+            out.extend(row[: len(e.sequence.target_ids)] for row, e in zip(ids, rows, strict=False))
         return out
 
-    def _batches(self, examples: Examples, *, target_len: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Batches of `batch_rows` sequences in order, the last one padded, and how many of each are examples.
+    def _search(self, examples: Examples, how: Search, constraint: Constraint, *, seed: int = 0) -> Decoded:
+        found = Decoded([], np.zeros(len(examples.examples)))
+        for batch, begin, count in self._batches(examples):
+            numbers = np.zeros(self._batch_rows, np.uint32)
+            numbers[:count] = [e.number for e in examples.examples[begin : begin + count]]
+            spread = self._spread({"numbers": numbers})["numbers"]
+            hypotheses = self._programs.search(self._params, batch, constraint, np.uint32(seed), spread, how=how)
+            ids, scores, lengths = (np.asarray(x)[:count] for x in (hypotheses.sequences, hypotheses.scores, hypotheses.lengths))
+            skip = prompt_lens(np.asarray(batch["source_ids"]))[:count] if how.prompt_len else np.zeros(count, int)
+            for k in range(count):
+                kept = [j for j in range(1, ids.shape[1]) if lengths[k, j]]
+                found.ids.append(ids[k, 0, skip[k] :])
+                found.scores[begin + k] = scores[k, 0]
+                found.others.append([ids[k, j, skip[k] :] for j in kept])
+                found.other_scores.append([float(scores[k, j]) for j in kept])
+        return found
+
+    def _best_answers(self, examples: Examples, closed: ClosedSet, *, prompted: bool) -> Decoded:
+        ids: list[np.ndarray] = []
+        scores: list[float] = []
+        for batch, _, count in self._batches(examples):
+            found = np.asarray(self._programs.score(self._params, batch, closed.candidates, prompted=prompted), np.float64)[:count]
+            best = found.argmax(1)
+            ids += [np.array([*closed.sequences[i], EOS_ID], np.int32) for i in best]
+            scores += found[np.arange(count), best].tolist()
+        return Decoded(ids, np.array(scores))
+
+    def _batches(self, examples: Examples) -> Iterator[tuple[dict[str, Any], int, int]]:
+        """Batches of `batch_rows` sequences in order, the last one padded, the index of each one's first example, and their number.
 
         Sequences of one picture lie next to each other, so few pictures are needed; their number is static too.
         """
         rows, size = examples.examples, self._batch_rows
         starts = range(0, len(rows), size)
-        source_len = examples.block.source_len
         most = max(len({e.picture for e in rows[start : start + size]}) for start in starts)
         pictures = min(size, 1 << (most - 1).bit_length())  # a power of two, so that splits of one dataset share a compilation
         for start in starts:
             chunk = rows[start : start + size]
-            batch: dict[str, Any] = {
-                "source_ids": np.full((size, source_len), PAD_ID, np.int32),
-                "decoder_ids": np.full((size, target_len), PAD_ID, np.int32),
-            }
-            batch["source_ids"][:, 0] = batch["decoder_ids"][:, 0] = BOS_ID  # padding sequences read BOS alone
+            batch: dict[str, Any] = {"source_ids": np.full((size, examples.block.source_len), PAD_ID, np.int32)}
+            batch["source_ids"][:, 0] = BOS_ID  # padding sequences read BOS alone
             for q, example in enumerate(chunk):
-                sequence = example.sequence
-                batch["source_ids"][q, : len(sequence.source_ids)] = sequence.source_ids
-                before = sequence.target_ids[: target_len - 1]
-                batch["decoder_ids"][q, 1 : len(before) + 1] = before
+                batch["source_ids"][q, : len(example.sequence.source_ids)] = example.sequence.source_ids
             if len(examples.images):
                 used = sorted({e.picture for e in chunk})
                 place = {picture: k for k, picture in enumerate(used)}
@@ -242,18 +167,7 @@ class Predictor:
                 batch["picture"] = np.zeros(size, np.int32)
                 batch["picture"][: len(chunk)] = [place[e.picture] for e in chunk]
                 batch["present"] = np.arange(size) < len(chunk)
-                features = {"features": self._embed(self._params, self._stats, **images)}
-                yield self._spread(batch) | features, len(chunk)
+                features = {"features": self._programs.embed(self._params, self._stats, **images)}
+                yield self._spread(batch) | features, start, len(chunk)
             else:
-                yield self._spread(batch), len(chunk)
-
-
-def _prompts(source_ids: jax.Array) -> jax.Array:
-    """source_ids int32 [Q, S], BOS first and EOS last -> what stands between them, int32 [Q, S - 2] right-padded with PAD."""
-    inner = source_ids[:, 1:-1]
-    return jnp.where((inner == PAD_ID) | (inner == EOS_ID), PAD_ID, inner)
-
-
-def _prompt_lens(source_ids: np.ndarray) -> np.ndarray:
-    """Returns the number of tokens of every prompt, int [Q]."""
-    return np.asarray(_prompts(jnp.asarray(source_ids)) != PAD_ID).sum(1)
+                yield self._spread(batch), start, len(chunk)

@@ -100,7 +100,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
     centers = load_codebook(config.data.dir)
     (directory / SHEETS_DIR).mkdir(exist_ok=True)
 
-    body = [f"<h1>{_text(config.name)}</h1>", _facts(config, metrics, facts or {}), _notes(shown)]
+    body = [f"<h1>{escaped(config.name)}</h1>", _facts(config, metrics, facts or {}), notes(shown)]
     body += ["<h2>Held-out results against baselines</h2>", f"<p><small>{_METHOD}</small></p>", _table(results)]
     if curves:
         body += ["<h2>Loss by task</h2>", f"<img class=curves alt='loss curves' src='{_embedded((directory / CURVES_FILE).read_bytes())}'>"]
@@ -108,16 +108,21 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
         its = [line for line in shown if line["set"] == name]
         if its:
             body.append(_section(name, its, directory, centers))
-    style = _STYLE.replace("TRUTH", drawing.TRUTH_COLOUR).replace("PREDICTION", drawing.PREDICTION_COLOUR)
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{_text(config.name)}: report</title><style>{style}</style><body>{''.join(body)}</body></html>\n"
-    )
-    (directory / REPORT_FILE).write_text(page, encoding="utf-8")
+    (directory / REPORT_FILE).write_text(page(f"{config.name}: report", body), encoding="utf-8")
     return directory / REPORT_FILE
 
 
-def _text(value: Any) -> str:
+def page(title: str, body: Sequence[str]) -> str:
+    """Returns a whole HTML page of parts of HTML, in the reports' style."""
+    style = _STYLE.replace("TRUTH", drawing.TRUTH_COLOUR).replace("PREDICTION", drawing.PREDICTION_COLOUR)
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escaped(title)}</title><style>{style}</style><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def escaped(value: Any) -> str:
+    """Returns a value as text that means itself in HTML."""
     return html.escape(str(value))
 
 
@@ -125,7 +130,8 @@ def _embedded(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _embedded_pixels(pixels: np.ndarray) -> str:
+def embedded_pixels(pixels: np.ndarray) -> str:
+    """Returns the address of a picture, uint8 [h, w, 3], that holds all of it."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return _embedded(out.getvalue())
@@ -138,15 +144,16 @@ def _facts(config: RunConfig, metrics: Sequence[dict[str, Any]], facts: dict[str
         known["training log"] = f"up to step {last['step']:,} of {config.steps:,}"
         if last.get("time_s") is not None:
             known["training time"] = f"{last['time_s'] / 60:.1f} min"
-    return "<p class=facts>" + " · ".join(f"{_text(k)} <b>{_text(v)}</b>" for k, v in {**known, **facts}.items()) + "</p>"
+    return "<p class=facts>" + " · ".join(f"{escaped(k)} <b>{escaped(v)}</b>" for k, v in {**known, **facts}.items()) + "</p>"
 
 
-def _notes(shown: Sequence[dict[str, Any]]) -> str:
-    datasets = {line["dataset"] for line in shown}
-    notes = [note for dataset, note in _CREDITS.items() if dataset in datasets]
-    if any(line["task"] == "image_infilling" for line in shown):
-        notes.append(_CODES_NOTE)
-    return "".join(f"<p>{note}</p>" for note in notes)
+def notes(lines: Sequence[dict[str, Any]]) -> str:
+    """Returns what must be said about the data of these predictions: where pictures come from, and their licence."""
+    datasets = {line["dataset"] for line in lines}
+    said = [note for dataset, note in _CREDITS.items() if dataset in datasets]
+    if any(line["task"] == "image_infilling" for line in lines):
+        said.append(_CODES_NOTE)
+    return "".join(f"<p>{note}</p>" for note in said)
 
 
 def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -158,9 +165,9 @@ def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
             low, high = r["interval_95"]
             kind = "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
             rows.append(
-                f"<tr><td>{_text(name) if place == 0 else ''}<td>{_text(metric)}"
+                f"<tr><td>{escaped(name) if place == 0 else ''}<td>{escaped(metric)}"
                 f"<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}<td class=n>{r['baseline']:.3f}"
-                f"<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{_text(r['baseline_name'])}</tr>"
+                f"<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{escaped(r['baseline_name'])}</tr>"
             )
             if details := _details(r):
                 rows.append(f"<tr><td><td colspan={len(heads) - 1}><small>{details}</small></tr>")
@@ -190,28 +197,29 @@ def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, center
         pixels = np.asarray(Image.open(directory / PICTURES_DIR / line["picture"]).convert("RGB")) if line.get("picture") else None
         panels = drawing.example_panels(line, pixels, centers)
         asked = line["instruction"].strip()
-        said, true = _words(line)
-        pictures = "".join(_picture(caption, panel) for caption, panel in panels)
+        said, true = words(line)
+        pictures = "".join(picture_html(caption, panel) for caption, panel in panels)
         if len(panels) > 1:
             pictures = f"<div class=panels>{pictures}</div>"
         cards.append(
-            f"<div class=card>{pictures}<div class=ask><span class=score>score {line['score']:.2f}</span>{_text(asked)}</div>"
-            f"<div class=said>{_marked(line, said)}</div><div class=true>{_text(true)}</div></div>"
+            f"<div class=card>{pictures}<div class=ask><span class=score>score {line['score']:.2f}</span>{escaped(asked)}</div>"
+            f"<div class=said>{_marked(line, said)}</div><div class=true>{escaped(true)}</div></div>"
         )
         colours = ("#5d6d7e", drawing.PREDICTION_COLOUR, drawing.TRUTH_COLOUR)
         sheet.append((panels, [(text, c) for text, c in zip((asked, said, true), colours, strict=True) if text]))
     drawing.contact_sheet(sheet).save(directory / SHEETS_DIR / f"{name.replace('/', '_')}.png")
     wide = " wide" if task in ("image_infilling", "text_infilling") else ""
-    return f"<h2>{_text(name)}</h2>{legend if task in ('grounding', 'detection') else ''}<div class='cards{wide}'>{''.join(cards)}</div>"
+    return f"<h2>{escaped(name)}</h2>{legend if task in ('grounding', 'detection') else ''}<div class='cards{wide}'>{''.join(cards)}</div>"
 
 
-def _picture(caption: str, pixels: np.ndarray) -> str:
-    below = f"<span>{_text(caption)}</span>" if caption else ""
-    return f"<div><img alt='{_text(caption)}' src='{_embedded_pixels(pixels)}'>{below}</div>"
+def picture_html(caption: str, pixels: np.ndarray) -> str:
+    """Returns a picture, embedded, with its caption below."""
+    below = f"<span>{escaped(caption)}</span>" if caption else ""
+    return f"<div><img alt='{escaped(caption)}' src='{embedded_pixels(pixels)}'>{below}</div>"
 
 
-def _words(line: dict[str, Any]) -> tuple[str, str]:
-    """The prediction and the truth of a line in words."""
+def words(line: dict[str, Any]) -> tuple[str, str]:
+    """Returns the prediction and the truth of a line of predictions.jsonl in words."""
     task, prediction, reference = line["task"], line["prediction"], line["reference"]
     if task == "image_infilling":
         right, forced = (sum(p == r for p, r in zip(codes, reference, strict=True)) for codes in (line["generated"], prediction))
@@ -233,9 +241,9 @@ def _box_text(box: Sequence[float]) -> str:
 def _marked(line: dict[str, Any], said: str) -> str:
     """The prediction as HTML; words of a filled-in text that differ from the truth's word at the same place are marked."""
     if line["task"] != "text_infilling":
-        return _text(said)
+        return escaped(said)
     true = line["reference"][0].split()
     words = line["prediction"].split()
     if len(true) != len(words):  # another number of words: places do not correspond
-        return _text(said)
-    return "said: " + " ".join(_text(w) if w == t else f"<mark>{_text(w)}</mark>" for w, t in zip(words, true, strict=True))
+        return escaped(said)
+    return "said: " + " ".join(escaped(w) if w == t else f"<mark>{escaped(w)}</mark>" for w, t in zip(words, true, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.schema import VocabConfig
-from ofa_jax.data.records import Box, ImageRecord
+from ofa_jax.data.records import NO_ID, Box, ImageRecord, Question
 from ofa_jax.eval.collect import Example, Examples
 from ofa_jax.eval.parse import read_box, read_objects, to_picture, until_eos
 from ofa_jax.metrics.acc_at_iou import acc_at_iou
@@ -18,12 +18,14 @@ from ofa_jax.metrics.bleu4 import bleu4
 from ofa_jax.metrics.bootstrap import interval_95
 from ofa_jax.metrics.cider import cider
 from ofa_jax.metrics.code_accuracy import code_accuracy
-from ofa_jax.metrics.detection_ap import detection_ap
+from ofa_jax.metrics.detection_ap import COCO_THRESHOLDS, detection_ap
 from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.f1_50 import f1_50
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
 from ofa_jax.metrics.measured import Measured
 from ofa_jax.metrics.rouge_l import rouge_l
+from ofa_jax.metrics.vqa_accuracy import answer_weights, vqa_accuracy
+from ofa_jax.metrics.vqa_answers import vqa_answers
 from ofa_jax.vocab.layout import code_of
 from ofa_jax.vocab.tokenizer import Tokenizer
 
@@ -36,7 +38,8 @@ def _text_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str
     return accuracy([_plain(p) for p in predictions], [_plain(r[0]) for r in references])
 
 
-# Name in `Task.metrics` -> the number of predictions and references, both as `Outputs` holds them. A new metric is a row here.
+# Name in `Task.metrics` or `WITH_ANSWERS` -> the number of predictions and references, both as `Outputs` holds them. A new metric is a
+# row here.
 METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], Measured]] = {
     "accuracy": _text_accuracy,
     "exact_match": lambda p, r, _: exact_match(p, r),
@@ -44,12 +47,26 @@ METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], M
     "bleu4": lambda p, r, _: bleu4(p, r),
     "rouge_l": lambda p, r, _: rouge_l(p, r),
     "acc_at_iou_50": lambda p, r, _: acc_at_iou(p, r, threshold=0.5),
+    "vqa_answers": lambda p, _, examples: vqa_answers(p, [e.item.answers for e in examples]),
+    "vqa_accuracy": lambda p, _, examples: vqa_accuracy(p, [answer_weights(e.item.answers) for e in examples]),
     "ap50": lambda p, r, _: detection_ap(p, r),
+    "ap": lambda p, r, _: detection_ap(p, r, thresholds=COCO_THRESHOLDS),
     "f1_50": lambda p, r, _: f1_50(p, r),
     "code_accuracy": lambda p, r, _: code_accuracy(p, r),
     "generated_code_accuracy": lambda p, r, _: code_accuracy(p, r),
     "masked_token_accuracy": lambda p, r, examples: masked_token_accuracy(p, r, [e.scored for e in examples]),
 }
+
+
+# Beside those of the task where people's answers to the questions are stored: the official soft accuracy and OFA's own.
+WITH_ANSWERS = ("vqa_answers", "vqa_accuracy")
+
+
+def metrics_of(examples: Examples) -> tuple[str, ...]:
+    """Names of the metrics of a set: those of its task, and `WITH_ANSWERS` where its questions have people's answers (`collect` sees to
+    it that all have them or none)."""
+    has_answers = examples.task.name == "vqa" and any(e.item.answers for e in examples.examples)
+    return examples.task.metrics + (WITH_ANSWERS if has_answers else ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +87,14 @@ def read_outputs(examples: Examples, ids: Sequence[np.ndarray], *, vocab: VocabC
     """Reads the ids that the model put out for every example (`Predictor.free` or `forced`)."""
     predictions, malformed = [], []
     for example, found in zip(examples.examples, ids, strict=True):
-        prediction, bad = _read(examples, example, found, vocab=vocab, tokenizer=tokenizer)
+        prediction, bad = read_prediction(examples, example, found, vocab=vocab, tokenizer=tokenizer)
         predictions.append(prediction)
         malformed.append(bad)
     return Outputs(predictions, [reference_of(examples, e) for e in examples.examples], malformed)
 
 
-def _read(examples: Examples, example: Example, ids: np.ndarray, *, vocab: VocabConfig, tokenizer: Tokenizer) -> tuple[Any, int]:
+def read_prediction(examples: Examples, example: Example, ids: np.ndarray, *, vocab: VocabConfig, tokenizer: Tokenizer) -> tuple[Any, int]:
+    """Returns what the ids of one example say, as `Outputs` holds it, and the number of its unreadable parts."""
     output, image_px = examples.task.output, examples.block.image_px
     if output == "codes":
         codes = [code_of(int(t), vocab=vocab) for t in ids]
@@ -123,14 +141,14 @@ def score_set(
 ) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
     """The metrics of one set, {metric: {value, baseline, baseline_name, n, interval_95}}, and the first metric's score an example.
 
-    `metrics` defaults to those of the task. Intervals are bootstrapped over records. Grounding's accuracy also has `by_num_objects`,
+    `metrics` defaults to `metrics_of(examples)`. Intervals are bootstrapped over records. Grounding's accuracy also has `by_num_objects`,
     {"1": {value, baseline, n}, ...}, the number of objects (regions, where no objects are known) in the picture.
     """
     everything = examples.examples
     records = [e.record.record_id for e in everything]
     results: dict[str, dict[str, Any]] = {}
     first: np.ndarray | None = None
-    for name in metrics or examples.task.metrics:
+    for name in metrics or metrics_of(examples):
         measured = METRICS[name](outputs.predictions, outputs.references, everything)
         naive = METRICS[name](list(baseline), outputs.references, everything)
         first = measured.scores if first is None else first
@@ -145,7 +163,7 @@ def score_set(
             results[name]["by_num_objects"] = _by_num_objects(everything, measured, naive)
         if examples.task.output in ("box", "objects"):
             results[name]["malformed"] = int(sum(bad > 0 for bad in outputs.malformed))
-        if name == "ap50":
+        if name in ("ap50", "ap"):
             results[name]["object_score"] = "1 / (1 + place in the output): a greedy decoder gives objects no confidence"
     return results, first
 
@@ -163,8 +181,8 @@ def _by_num_objects(examples: Sequence[Example], measured: Measured, naive: Meas
 
 def prediction_lines(examples: Examples, outputs: Outputs, scores: np.ndarray, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """One JSON object an example: set, record, dataset, task, instruction, prediction, reference, score, malformed; width and height
-    of the stored picture, whose pixels boxes are in. Teacher-forced text shows the true text with every hidden token replaced by
-    the model's guess."""
+    of the stored picture, whose pixels boxes are in; question_id and people's answers where the question has them. Teacher-forced
+    text shows the true text with every hidden token replaced by the model's guess."""
     lines = []
     for i, example in enumerate(examples.examples):
         prediction, reference = outputs.predictions[i], outputs.references[i]
@@ -177,21 +195,25 @@ def prediction_lines(examples: Examples, outputs: Outputs, scores: np.ndarray, *
             "dataset": examples.eval_set.dataset,
             "task": examples.task.name,
             "instruction": tokenizer.decode(example.sequence.source_ids),
-            "prediction": _json_ready(prediction),
-            "reference": _json_ready(reference),
+            "prediction": json_ready(prediction),
+            "reference": json_ready(reference),
             "score": float(scores[i]),
         }
         if outputs.malformed[i]:
             line["malformed"] = outputs.malformed[i]
+        if isinstance(example.item, Question):
+            line |= {} if example.item.question_id == NO_ID else {"question_id": example.item.question_id}
+            line |= {"answers": list(example.item.answers)} if example.item.answers else {}
         if isinstance(example.record, ImageRecord):
             line |= {"width": example.record.width, "height": example.record.height}
         lines.append(line)
     return lines
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Returns a prediction or reference as predictions.jsonl holds it: boxes as lists, objects as {"label", "box"}."""
     if isinstance(value, Box):
         return [round(float(v), 3) for v in value]
     if isinstance(value, list) and value and isinstance(value[0], tuple) and not isinstance(value[0], Box):
-        return [{"label": label, "box": _json_ready(box)} for label, box in value]
+        return [{"label": label, "box": json_ready(box)} for label, box in value]
     return value

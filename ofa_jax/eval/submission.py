@@ -28,13 +28,13 @@ def write_vqa_answers(path: Path, answers: Sequence[tuple[int, str]], *, expecte
 
     Raises `DataError`, and leaves an older file as it was, where an id is missing, unexpected or given twice.
     """
-    _check_ids(path, "question", [i for i, _ in answers], expected_ids)
+    _check_own(path, "question", [i for i, _ in answers], expected_ids)
     _write(path, [{"question_id": int(i), "answer": _text(path, "question", i, answer)} for i, answer in answers])
 
 
 def write_captions(path: Path, captions: Sequence[tuple[int, str]], *, expected_ids: Iterable[int]) -> None:
     """Writes [{"image_id", "caption"}] of (image id, caption) pairs, in their order. Raises as `write_vqa_answers`."""
-    _check_ids(path, "image", [i for i, _ in captions], expected_ids)
+    _check_own(path, "image", [i for i, _ in captions], expected_ids)
     _write(path, [{"image_id": int(i), "caption": _text(path, "image", i, caption)} for i, caption in captions])
 
 
@@ -45,7 +45,7 @@ def write_detections(path: Path, detections: Sequence[tuple[int, Sequence[Scored
     0: such a box overlaps nothing and counts as wrong, while pycocotools would ignore one of negative area. Raises as
     `write_vqa_answers`, and where a coordinate or score is no finite number.
     """
-    _check_ids(path, "image", [i for i, _ in detections], expected_ids)
+    _check_own(path, "image", [i for i, _ in detections], expected_ids)
     rows = []
     for image_id, objects in detections:
         for category_id, box, score in objects:
@@ -69,22 +69,30 @@ def _text(path: Path, kind: str, i: int, text: Any) -> str:
     return text
 
 
-def _check_ids(path: Path, kind: str, found: Sequence[int], expected_ids: Iterable[int]) -> None:
-    """Raises one sentence with every kind of fault, how often it occurs, and the first few ids of each."""
-    counts, expected = Counter(_id(path, kind, i) for i in found), {_id(path, f"expected {kind}", i) for i in expected_ids}
+def _check_own(path: Path, kind: str, found: Sequence[int], expected_ids: Iterable[int]) -> None:
+    found = [_id(path, kind, i) for i in found]
+    check_ids(f"{path} is not written", kind, found, [_id(path, f"expected {kind}", i) for i in expected_ids])
+
+
+def check_ids(head: str, kind: str, found: Sequence[int], expected_ids: Iterable[int]) -> None:
+    """Raises `DataError` unless every expected id, and no other, is found exactly once.
+
+    It is one sentence that begins with `head` and has every kind of fault, how often it occurs, and the first few ids of each. `kind`
+    is what the ids are of.
+    """
+    counts, expected = Counter(found), set(expected_ids)
     faults = {
         "missing": [i for i in sorted(expected) if i not in counts],
         "unexpected": [i for i in counts if i not in expected],
         "repeated": [i for i, count in counts.items() if count > 1],
     }
     if any(faults.values()):
-        named = [f"{len(ids)} {fault} ({_first(ids)})" for fault, ids in faults.items() if ids]
-        raise DataError(
-            f"{path} is not written: found {', '.join(named)} among {len(found)} {kind} ids, expected each of {len(expected)} once"
-        )
+        named = [f"{len(ids)} {fault} ({first_few(ids)})" for fault, ids in faults.items() if ids]
+        raise DataError(f"{head}: found {', '.join(named)} among {len(found)} {kind} ids, expected each of {len(expected)} once")
 
 
-def _first(ids: Sequence[int]) -> str:
+def first_few(ids: Sequence[Any]) -> str:
+    """The first few of `ids`, for a sentence."""
     return ", ".join(str(i) for i in ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
 
 

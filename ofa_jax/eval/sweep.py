@@ -7,117 +7,50 @@ programs are compiled once for all checkpoints of one model.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
 import io
 import json
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager, find_run
-from ofa_jax.config.decoding import FORCED, DecodeSetting, SweepConfig, check_settings
+from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.config.decoding import DecodeSetting, SweepConfig, check_settings
 from ofa_jax.config.errors import CheckpointError, ConfigError
-from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
 from ofa_jax.decode.candidates import candidates
 from ofa_jax.decode.constraints import Members
-from ofa_jax.eval.collect import Examples, block_for, collect, task_of
+from ofa_jax.eval import leaderboard
+from ofa_jax.eval.collect import Examples, block_for, collect
+from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
+from ofa_jax.eval.points import (
+    POINTS_DIR,
+    Checkpoint,
+    Point,
+    find_checkpoints,
+    fingerprint,
+    point_files,
+    points,
+    read_point,
+    rows_of,
+    with_deleted,
+    write_point,
+)
 from ofa_jax.eval.predict import ClosedSet, Decoded, Predictor
+from ofa_jax.eval.rank import NamedScorer, ranked
 from ofa_jax.eval.runner import Judge, chosen_sets
+from ofa_jax.eval.sweep_table import TABLE, cells_of, write_tables
 from ofa_jax.eval.world import World, load_world
 from ofa_jax.models import ofa
 from ofa_jax.parallel import hosts
 from ofa_jax.tasks.table import TASK_NAMES
 from ofa_jax.vocab.trie import build_trie
 
-POINTS_DIR, TABLE = "points", "sweep"
 _WATCH_EVERY_S = 5.0
-COLUMNS = ("checkpoint", "set", "decode", "metric", "value", "low", "high", "baseline", "baseline_name", "n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint of a sweep."""
-
-    folder: Path  # of the run
-    step: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.folder.name}@{self.step}"
-
-    @property
-    def saved_ns(self) -> int:
-        """When it was completed: a checkpoint of the same name that was written again is another."""
-        return (self.folder / "checkpoints" / str(self.step) / COMMIT_MARKER).stat().st_mtime_ns
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One cell of the sweep."""
-
-    checkpoint: Checkpoint
-    eval_set: EvalSetConfig
-    setting: DecodeSetting
-
-    @property
-    def name(self) -> str:
-        return f"{self.checkpoint.name}/{self.eval_set.name}/{self.setting.name}"
-
-    @property
-    def file_name(self) -> str:
-        """The name made one of a file, with a digest, so that no two points share one."""
-        plain = re.sub(r"[^A-Za-z0-9@._-]+", "-", self.name)
-        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
-
-
-def find_checkpoints(paths: Sequence[str | Path], *, all_steps: bool = False) -> tuple[Checkpoint, ...]:
-    """Returns the checkpoints that paths of runs or single checkpoints name: a run's newest, or with `all_steps` all of them.
-
-    Raises CheckpointError for a run without a complete checkpoint, ConfigError for two runs whose folders have one name.
-    """
-    found: list[Checkpoint] = []
-    for path in paths:
-        folder, step = find_run(path)
-        steps = CheckpointManager(folder, read_only=True).steps()
-        if not steps or (step is not None and step not in steps):
-            wanted = "no complete checkpoint" if step is None else f"no complete checkpoint of step {step}"
-            raise CheckpointError(f"{path}: found {wanted}, expected a run's folder or one of its checkpoints")
-        chosen = [step] if step is not None else steps if all_steps else steps[-1:]
-        found += [Checkpoint(folder.absolute(), s) for s in chosen]
-    unique = tuple(dict.fromkeys(found))
-    for name in {c.name for c in unique}:
-        same = [c for c in unique if c.name == name]
-        if len(same) > 1:
-            raise ConfigError(f"--checkpoint: found {same[0].folder} and {same[1].folder}, expected folders of different names")
-    return unique
-
-
-def points(checkpoints: Sequence[Checkpoint], settings: Sequence[DecodeSetting], sets: Sequence[EvalSetConfig]) -> tuple[Point, ...]:
-    """Returns every point, set by set. Teacher-forced sets have one a checkpoint, since no setting changes them; a setting skips
-    tasks it does not name, and boxes, objects and codes where it has a closed set.
-
-    Raises ConfigError for a setting that fits no set.
-    """
-    found = []
-    for eval_set in sets:
-        task = task_of(eval_set)
-        fitting = [s for s in settings if (not s.tasks or task.name in s.tasks) and (not s.answers or task.output == "text")]
-        fitting = [FORCED] if task.scoring == "teacher_forced" else fitting
-        found += [Point(c, eval_set, s) for c in checkpoints for s in fitting]
-    for setting in settings:
-        if found and not any(point.setting == setting for point in found):
-            free = sorted({task_of(s).name for s in sets if task_of(s).scoring == "free"})
-            raise ConfigError(f"decode {setting.name}: found no set it fits, expected one of its tasks among those of the sets: {free}")
-    return tuple(found)
 
 
 def run_sweep(
@@ -127,8 +60,13 @@ def run_sweep(
     checkpoints: Sequence[Checkpoint],
     out: Path,
     progress: Callable[[str], None],
+    render: bool = False,
+    submissions: leaderboard.Submissions | None = None,
 ) -> list[dict[str, Any]]:
     """Computes the points that `out` does not hold yet, writes them and the merged tables, and returns the table's rows (`COLUMNS`).
+
+    render: `sweep.html` is written too, with examples of every set. submissions: the leaderboard file of every point is written too,
+    of those that are there from their predictions.
 
     On several hosts all call it with the same arguments and one shared `out`; each decodes its share of a point's examples, the first
     scores and writes. Raises ConfigError for settings, sets or checkpoints that do not fit, before anything is computed.
@@ -146,9 +84,12 @@ def run_sweep(
     for eval_set in sets:
         mine = [p for p in everything if p.eval_set == eval_set]
         prints = {p: fingerprint(world, p, closed.get((p.eval_set.name, p.setting.name))) for p in mine}
-        stored = {p: rows for p in mine if (rows := _stored(out, p, prints[p])) is not None}
+        stored = {p: rows for p in mine if (rows := read_point(out, p, prints[p])) is not None}
         known = {p for p, there in zip(mine, _agreed([p in stored for p in mine]), strict=True) if there}
         done |= {p: stored[p] for p in known if p in stored}
+        for point in mine:
+            if point in known:
+                _submit(submissions, out, point, progress)
         if len(known) == len(mine):
             progress(f"{eval_set.name}: {len(mine)} of {len(mine)} points are there")
             continue
@@ -157,7 +98,8 @@ def run_sweep(
             if point in known:
                 continue
             predictor = models.predictor(point.checkpoint)
-            found = decode_on_all_hosts(predictor, examples, point.setting, closed.get((point.eval_set.name, point.setting.name)))
+            answers = closed.get((point.eval_set.name, point.setting.name))
+            found = decode_on_all_hosts(world, predictor, examples, point.setting, answers)
             generated = predictor.generate(examples) if examples.task.output == "codes" and hosts.is_first() else None
             if hosts.is_first():
                 results, lines = judge(examples, found.ids, generated=generated)
@@ -165,15 +107,32 @@ def run_sweep(
                     line["checkpoint"], line["decode"] = point.checkpoint.name, point.setting.name
                     if not np.isnan(score):
                         line["log_prob" if point.setting.method == "score" else "hypothesis_score"] = float(score)
-                done[point] = _rows(point, results)
-                _write_point(out, point, prints[point], done[point], lines)
+                for line, score in zip(lines, () if found.rank_scores is None else found.rank_scores, strict=False):
+                    line["scorer_score"] = float(score)
+                done[point] = rows_of(point, results)
+                write_point(out, point, prints[point], done[point], lines)
                 first = done[point][0]
                 total = len(done), len(everything)
                 progress(f"{point.name}: {first['metric']} {first['value']:.3f}, {len(lines)} examples ({total[0]} of {total[1]} points)")
+                _submit(submissions, out, point, progress)
     rows = [row for p in everything if p in done for row in done[p]]
     if hosts.is_first():
+        rows = with_deleted(rows, world, everything, closed, out)
         write_tables(rows, out)
+        if render:
+            _render(world, everything, rows, out)
     return rows
+
+
+def _render(world: World, everything: Sequence[Point], rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Draws what the points' files hold, with the pictures of the sets read again: the points may be those of an earlier run."""
+    gallery = Gallery(world.config.data.dir, world.config.eval.report_examples)
+    for eval_set in dict.fromkeys(point.eval_set for point in everything):
+        mine = [p for p in everything if p.eval_set == eval_set]
+        several = len({p.checkpoint for p in mine}) > 1
+        named = [(f"{p.checkpoint.name}, {p.setting.name}" if several else p.setting.name, point_files(out, p)[1]) for p in mine]
+        gallery.add(collect(world.config, eval_set, build_row=world.build_row, open_source=world.open_source), named)
+    gallery.write(out / GALLERY_FILE, title=f"{world.config.name}: {out.name}", table=cells_of(rows))
 
 
 def sweep_or_watch(
@@ -186,30 +145,53 @@ def sweep_or_watch(
     all_steps: bool,
     watch: bool,
     progress: Callable[[str], None],
+    render: bool = False,
+    submission: leaderboard.Request | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a sweep from its paths and returns the table's rows.
 
     default: the run that is evaluated where the sweep names none. out: None is `sweep` in the first run's folder. watch: go on as the
-    runs save further checkpoints, until each has the last step of its config.
+    runs save further checkpoints, until each has the last step of its config; a run may have none yet. render: see `run_sweep`.
+    submission: leaderboard files are asked for.
     """
     world = load_world(config, sets)
+    submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
     paths = sweep.checkpoints or (str(default),)
     folder = out or find_run(paths[0])[0] / TABLE
     while True:
-        found = find_checkpoints(paths, all_steps=all_steps or watch)
-        rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress)
-        unfinished = [path for path in paths if find_run(path)[1] is None and not _is_finished(find_run(path)[0])]
+        found = _first_finds(paths, all_steps=all_steps or watch, early=watch)
+        if not found:
+            progress(f"waiting for the first checkpoint of {', '.join(map(str, paths))}; Ctrl-C ends this")
+            time.sleep(_WATCH_EVERY_S)
+            continue
+        try:
+            rows = run_sweep(world, sweep, checkpoints=found, out=folder, progress=progress, render=render, submissions=submissions)
+        except CheckpointError:
+            deleted = [c for c in found if not c.is_there]
+            if not watch or not deleted:
+                raise
+            progress(f"deleted by its run before it was evaluated: {', '.join(c.name for c in deleted)}")
+            continue
+        unfinished = [path for path in paths if find_run(path)[1] is None and not _is_finished(find_run(path)[0], found)]
         if not watch or not unfinished:
             progress(f"tables and predictions: {folder}")
             return rows
         progress(f"waiting for further checkpoints of {', '.join(map(str, unfinished))}; Ctrl-C ends this, the same command goes on")
-        while find_checkpoints(paths, all_steps=True) == found:
+        while not set(_first_finds(paths, all_steps=True, early=True)) - set(found):
             time.sleep(_WATCH_EVERY_S)
 
 
-def _is_finished(folder: Path) -> bool:
-    manager = CheckpointManager(folder, read_only=True)
-    return manager.steps()[-1] >= manager.config().steps
+def _first_finds(paths: Sequence[str | Path], *, all_steps: bool, early: bool) -> tuple[Checkpoint, ...]:
+    """Returns the checkpoints that the first host finds: another may see a new one a little later or earlier."""
+    mine = find_checkpoints(paths, all_steps=all_steps, early=early)
+    told = json.dumps([(str(c.folder), c.step) for c in mine]).encode()
+    return tuple(Checkpoint(Path(folder), step) for folder, step in json.loads(hosts.gather(told)[0]))
+
+
+def _is_finished(folder: Path, found: Sequence[Checkpoint]) -> bool:
+    """Whether the run's last step is among the checkpoints that were evaluated."""
+    steps = [c.step for c in found if c.folder == folder.absolute()]
+    return bool(steps) and max(steps) >= CheckpointManager(folder, read_only=True).config().steps
 
 
 def closed_set(world: World, eval_set: EvalSetConfig, setting: DecodeSetting) -> ClosedSet:
@@ -241,8 +223,13 @@ def closed_set(world: World, eval_set: EvalSetConfig, setting: DecodeSetting) ->
     return ClosedSet(tuple(labels), sequences, Members.of(build_trie(sequences)), candidates(sequences))
 
 
-def decode_on_all_hosts(predictor: Predictor, examples: Examples, setting: DecodeSetting, closed: ClosedSet | None) -> Decoded:
-    """Returns the outputs of all examples, in order, every one decoded once: host h of n decodes examples h, h + n, ..."""
+def decode_on_all_hosts(
+    world: World, predictor: Predictor, examples: Examples, setting: DecodeSetting, closed: ClosedSet | None
+) -> Decoded:
+    """Returns the outputs of all examples, in order, every one decoded once: host h of n decodes examples h, h + n, ...
+
+    A setting's scorer ranks on the host that decoded; with several hosts only the best hypothesis of each example comes back.
+    """
     index, count = hosts.index(), hosts.count()
     mine = dataclasses.replace(examples, examples=examples.examples[index::count])
     if not mine.examples:
@@ -251,19 +238,23 @@ def decode_on_all_hosts(predictor: Predictor, examples: Examples, setting: Decod
         found = Decoded(predictor.forced(mine), np.full(len(mine.examples), np.nan))
     else:
         found = predictor.decode(mine, setting, closed)
+    if setting.scorer:
+        found = ranked(mine, found, NamedScorer.load(setting.scorer), vocab=world.config.vocab, tokenizer=world.tokenizer)
     if count == 1:
         return found
     content = io.BytesIO()
     lengths = np.array([len(row) for row in found.ids], np.int32)
     flat = np.concatenate([*found.ids, np.zeros(0, np.int32)]).astype(np.int32)
-    np.savez(content, lengths=lengths, flat=flat, scores=found.scores)
+    np.savez(
+        content, lengths=lengths, flat=flat, scores=found.scores, ranks=found.scores if found.rank_scores is None else found.rank_scores
+    )
     ids: list[Any] = [None] * len(examples.examples)
-    scores = np.zeros(len(examples.examples))
+    scores, ranks = np.zeros(len(examples.examples)), np.zeros(len(examples.examples))
     for host, part in enumerate(hosts.gather(content.getvalue())):
         with np.load(io.BytesIO(part)) as stored:
             ids[host::count] = np.split(stored["flat"], np.cumsum(stored["lengths"]))[:-1]
-            scores[host::count] = stored["scores"]
-    return Decoded(ids, scores)
+            scores[host::count], ranks[host::count] = stored["scores"], stored["ranks"]
+    return Decoded(ids, scores, rank_scores=ranks if setting.scorer else None)
 
 
 class _Models:
@@ -305,102 +296,13 @@ class _Models:
         return self._last[1]
 
 
-def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> str:
-    """Returns a digest of everything a point's numbers depend on, but for the records themselves."""
-    config = dataclasses.replace(world.config, eval=dataclasses.replace(world.config.eval, sets=(), batch_rows=1))
-    facts = {
-        "config": config_hash(config),
-        "tokenizer": world.tokenizer.digest,
-        "checkpoint": [str(point.checkpoint.folder), point.checkpoint.step, point.checkpoint.saved_ns],
-        "set": dataclasses.asdict(point.eval_set),
-        "setting": dataclasses.asdict(point.setting),
-        "labels": list(closed.labels) if closed else [],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _agreed(flags: list[bool]) -> list[bool]:
     """What the first host found: the disk of another may lag behind."""
     return [bool(flag) for flag in hosts.gather(bytes(flags))[0]]
 
 
-def _rows(point: Point, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "checkpoint": point.checkpoint.name,
-            "set": point.eval_set.name,
-            "decode": point.setting.name,
-            "metric": metric,
-            "value": found["value"],
-            "low": found["interval_95"][0],
-            "high": found["interval_95"][1],
-            "baseline": found["baseline"],
-            "baseline_name": found["baseline_name"],
-            "n": found["n"],
-        }
-        for metric, found in results.items()
-    ]
-
-
-def _paths(out: Path, point: Point) -> tuple[Path, Path]:
-    stem = out / POINTS_DIR / point.file_name
-    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".predictions.jsonl")
-
-
-def _stored(out: Path, point: Point, wanted: str) -> list[dict[str, Any]] | None:
-    path, predictions = _paths(out, point)
-    if not path.is_file() or not predictions.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["rows"] if content["fingerprint"] == wanted else None
-
-
-def _write_point(out: Path, point: Point, mark: str, rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
-    path, predictions = _paths(out, point)
-    path.unlink(missing_ok=True)  # an old result never stands beside new predictions
-    _write(predictions, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _write(path, json.dumps({"point": point.name, "fingerprint": mark, "rows": rows}, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file that is whole or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
-def write_tables(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Writes `sweep.json` (the rows), `sweep.csv` and `sweep.md` into `out`."""
-    _write(out / f"{TABLE}.json", json.dumps(list(rows), indent=1) + "\n")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(out / f"{TABLE}.csv", text.getvalue())
-    header, *body = _cells(rows)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
-    _write(out / f"{TABLE}.md", "\n".join(lines) + "\n")
-
-
-def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the table for a terminal: one line a set, metric and checkpoint, one column a way to decode."""
-    cells = _cells(rows)
-    widths = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
-    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Sets, metrics and checkpoints down, ways to decode across; each cell a value with its interval."""
-    settings = list(dict.fromkeys(row["decode"] for row in rows))
-    table: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        table.setdefault((row["set"], row["metric"], row["checkpoint"]), {})[row["decode"]] = row
-    return [["set", "metric", "checkpoint", *settings, "baseline", "n"], *_body(table, settings)]
-
-
-def _body(table: dict[tuple[str, str, str], dict[str, dict[str, Any]]], settings: list[str]) -> Iterator[list[str]]:
-    for key, found in table.items():
-        any_row = next(iter(found.values()))
-        values = [f"{found[s]['value']:.3f} ({found[s]['low']:.3f} .. {found[s]['high']:.3f})" if s in found else "" for s in settings]
-        yield [*key, *values, f"{any_row['baseline']:.3f}", str(any_row["n"])]
+def _submit(submissions: leaderboard.Submissions | None, out: Path, point: Point, progress: Callable[[str], None]) -> None:
+    """Writes a point's leaderboard file, where one is asked for and its task has a format."""
+    if submissions is not None and point.eval_set.name in submissions and hosts.is_first():
+        if said := submissions.write_stored(point.eval_set.name, point_files(out, point)[1], results=out, name=point.file_name):
+            progress(said)

@@ -34,10 +34,9 @@ def _label_ap(counts: np.ndarray, image: np.ndarray, hits: np.ndarray, num_true:
         false_positive = np.cumsum(weight * ~hit, axis=1)
         precision = true_positive / (true_positive + false_positive + _EPS)
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        for b in range(len(counts)):
-            if total[b] > 0 and len(image):
-                at = np.searchsorted(true_positive[b] / total[b], _RECALLS, side="left")
-                found[b] += precision[b, at[at < len(image)]].sum() / len(_RECALLS)
+        # A recall threshold takes the precision of the first detection that reaches it: each detection counts for those it newly reaches.
+        reached = np.searchsorted(_RECALLS, true_positive / np.maximum(total, 1)[:, None], side="right")
+        found += (precision * np.diff(reached, axis=1, prepend=0)).sum(1) / len(_RECALLS)
     return np.where(total > 0, found / len(hits), np.nan)
 
 

@@ -18,6 +18,7 @@ _PUNCTUATION = r';/[]"{}()=+\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 # The official lookbehind is misspelt and always holds, so a digit before the period protects nothing.
 _PERIOD = re.compile(r"\.(?!\d)")
+MIN_ANSWERS = 4  # of a question: with fewer no prediction scores 1
 _MAX_PERIODS = 32  # the official call gives re.UNICODE, which is 32, where the greatest number of replacements goes
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7"}
 _NUMBERS |= {"eight": "8", "nine": "9", "ten": "10"}  # nothing above ten
@@ -71,7 +72,7 @@ def vqa_answers(predictions: Sequence[str], references: Sequence[Sequence[str]])
     check_same_length("vqa_answers", predictions, references)
     scores = []
     for i, (prediction, answers) in enumerate(zip(predictions, references, strict=True)):
-        if len(answers) < 4:
+        if len(answers) < MIN_ANSWERS:
             raise ValueError(f"vqa_answers: example {i}: found {len(answers)} answers, expected ten (with fewer than four none scores 1)")
         found, known = _strip(prediction), [_strip(a) for a in answers]
         if len(set(known)) > 1:

@@ -21,11 +21,11 @@ OPTIONS = quickstart.QuickstartOptions(
 )
 
 
-def write(data_dir: str | os.PathLike[str]) -> Path:
+def write(data_dir: str | os.PathLike[str], *, rebuild: bool = False) -> Path:
     """Writes the fixtures below `data_dir` (the quickstart's layout) where they are not there already, and returns it as a path.
 
-    Raises `DataError` when the folder holds parts that were made with other options.
+    Raises `DataError` when the folder holds parts that were made with other options and `rebuild` is off.
     """
     path = Path(data_dir)
-    quickstart.prepare(path, options=OPTIONS, progress=lambda _: None)
+    quickstart.prepare(path, options=OPTIONS, rebuild=rebuild, progress=lambda _: None)
     return path

@@ -108,11 +108,12 @@ def is_done(folder: Path, *, options: dict[str, Any], rebuild: bool) -> bool:
     manifest = load_json(folder / "manifest.json")
     if manifest.get("schema_version") == SCHEMA_VERSION and manifest.get("options_hash") == options_hash(options):
         return True
-    old = manifest.get("options", {})
-    changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in options.items() if old.get(key) != value)
+    old, version = manifest.get("options", {}), manifest.get("schema_version")
+    changed = [f"{key}: {old.get(key)} there, {value} now" for key, value in options.items() if old.get(key) != value]
+    if version != SCHEMA_VERSION:
+        changed.append(f"schema_version of its records: {version} there, {SCHEMA_VERSION} now")
     raise DataError(
-        f"{folder} was prepared with other options ({changed or 'another schema version'}); "
-        "add --rebuild to replace it, or give another --data_dir"
+        f"{folder} was prepared with other options ({', '.join(changed)}); add --rebuild to replace it, or give another --data_dir"
     )
 
 

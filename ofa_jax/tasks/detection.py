@@ -18,4 +18,4 @@ def build(item: Objects, draw: np.random.Generator, context: TaskContext) -> Exa
     return Example(task="detection", source=(Words(INSTRUCTION),), target=tuple(target), confidence=CONFIDENCE)
 
 
-DETECTION = Task("detection", build, output="objects", scoring="free", metrics=("ap50", "f1_50"))
+DETECTION = Task("detection", build, output="objects", scoring="free", metrics=("ap50", "f1_50", "ap"))

@@ -102,8 +102,9 @@ class RowBuilder:
     def items(self, record: Record, row: str) -> tuple[Item, ...]:
         """All items of `record` for a row kind or a task name, in order, boxes in pixels of the stored picture; never empty.
 
-        Task `matching` reads captions, or questions where a record has no captions. Raises RecordError for a record without such items,
-        ConfigError for an unknown name or when texts are asked of pictures or the reverse.
+        Task `matching` reads captions, or questions where a record has no captions. Outside training a picture without objects is an item
+        of detection too: what a model sees there counts against it, as in COCO's evaluation. Raises RecordError for a record without
+        such items, ConfigError for an unknown name or when texts are asked of pictures or the reverse.
         """
         wants_text = row == "text_infilling"
         if wants_text != isinstance(record, TextRecord):
@@ -121,7 +122,7 @@ class RowBuilder:
         elif row in ("grounding", "grounded_captioning"):
             field, items = "regions", record.regions
         elif row == "detection":
-            field, items = "objects", (Objects(record.objects),) if record.objects else ()
+            field, items = "objects", (Objects(record.objects),) if record.objects or not self._train else ()
         elif row == "image_infilling":
             field, items = "codes", () if record.codes is None else (Codes(tuple(record.codes.tolist())),)
         else:

@@ -34,7 +34,9 @@ def picture(**changes: Any) -> Any:
         "record_id": [b"a/1"], "image": [b"png"], "width": [64], "height": [32],
         "captions/text": [b"a cat left of a dog", b"two pets"], "captions/objects": [b"cat&&dog", b""],
         "regions/text": [b"the cat"], "regions/box": [1.0, 2.0, 30.0, 32.0],
-        "questions/question": [b"what?"], "questions/answer": [b"cat"], "questions/confidence": [0.5], "questions/kind": [b"other"],
+        "questions/question": [b"what?", b"who?"], "questions/answer": [b"cat", b"a dog"], "questions/confidence": [0.5, 1.0],
+        "questions/kind": [b"other", b"who"], "questions/question_id": [393226000, -1], "questions/num_answers": [4, 0],
+        "answers/text": [b"cat", b"Cat.", b"", b"a cat"],
         "objects/label": [b"cat", b"dog"], "objects/box": [0.0, 0.0, 8.0, 8.0, 8.0, 8.0, 64.0, 32.0],
         "codes": [0, 1, 2, 31],
     }  # fmt: skip
@@ -57,7 +59,12 @@ def test_a_record_is_read_with_every_annotation() -> None:
     record = parse(picture())
     assert record.captions[0] == records.Caption("a cat left of a dog", ("cat", "dog")) and record.captions[1].objects == ()
     assert record.regions == (records.Region("the cat", Box(1, 2, 30, 32)),)
-    assert record.questions == (records.Question("what?", "cat", 0.5, "other"),)
+    assert record.questions == (
+        records.Question("what?", "cat", 0.5, "other", 393226000, ("cat", "Cat.", "", "a cat")),
+        records.Question("who?", "a dog", 1.0, "who", records.NO_ID, ()),
+    )
+    later = parse(picture(questions__num_answers=[1, 3], questions__question_id=[0, 1 << 40])).questions
+    assert [q.answers for q in later] == [("cat",), ("Cat.", "", "a cat")] and [q.question_id for q in later] == [0, 1 << 40]
     assert [item.label for item in record.objects] == ["cat", "dog"] and record.objects[1].box == Box(8, 8, 64, 32)
     assert record.codes.dtype == np.int32 and record.codes.tolist() == [0, 1, 2, 31]
     assert parse(picture(codes=[])).codes is None
@@ -74,14 +81,20 @@ def test_a_record_is_read_with_every_annotation() -> None:
         ({"captions__text": [b"\xff", b"x"]}, "schema", "captions/text"),
         ({"codes": [1, 2, 3]}, "schema", "codes"),
         ({"captions__text": [b" ", b"x"]}, "empty_text", "captions/text"),
-        ({"questions__answer": [b""]}, "empty_text", "questions/answer"),
+        ({"questions__answer": [b"", b"x"]}, "empty_text", "questions/answer"),
+        ({"questions__question_id": [7]}, "schema", "questions"),
+        ({"questions__question_id": [7, -2]}, "question_id", "questions/question_id"),
+        ({"questions__question_id": None}, "schema", "questions/question_id"),
+        ({"questions__num_answers": [4, 1]}, "schema", "questions/num_answers"),
+        ({"questions__num_answers": [5, -1]}, "schema", "questions/num_answers"),
+        ({"answers__text": [b"cat", b"\xff", b"", b"a cat"]}, "schema", "answers/text"),
         ({"regions__box": [1.0, 2.0, 65.0, 30.0]}, "box_outside", "regions/box"),
         ({"regions__box": [5.0, 2.0, 5.0, 30.0]}, "box_outside", "regions/box"),
         ({"regions__box": [float("nan"), 2.0, 5.0, 30.0]}, "box_outside", "regions/box"),
         ({"objects__box": [-1.0, 0.0, 8.0, 8.0, 8.0, 8.0, 64.0, 32.0]}, "box_outside", "objects/box"),
-        ({"questions__confidence": [0.0]}, "confidence", "questions/confidence"),
-        ({"questions__confidence": [1.5]}, "confidence", "questions/confidence"),
-        ({"questions__confidence": [float("nan")]}, "confidence", "questions/confidence"),
+        ({"questions__confidence": [0.0, 1.0]}, "confidence", "questions/confidence"),
+        ({"questions__confidence": [1.5, 1.0]}, "confidence", "questions/confidence"),
+        ({"questions__confidence": [float("nan"), 1.0]}, "confidence", "questions/confidence"),
         ({"codes": [0, 1, 2, 32]}, "token_range", "codes"),
         ({"codes": [0, 1, 2, -1]}, "token_range", "codes"),
     ],
@@ -91,7 +104,7 @@ def test_content_errors_name_record_field_found_and_expected(changes: dict[str, 
         parse(picture(**changes))
     error = caught.value
     assert (error.reason, error.field, error.dataset) == (reason, field, "pets")
-    assert error.record == ("a/1" if changes.keys() != {"image"} else "train#7")
+    assert error.record == ("train#7" if None in changes.values() else "a/1")
     assert "found" in str(error) and "expected" in str(error) and "\n" not in str(error)
 
 
@@ -135,6 +148,7 @@ def test_tfds_opens_the_same_directory(prepared: Path) -> None:
         assert isinstance(ours, ImageRecord) and raw["record_id"].decode() == ours.record_id and raw["image"] == ours.image
         assert [text.decode() for text in raw["captions"]["text"]] == [caption.text for caption in ours.captions]
         np.testing.assert_array_equal(np.array(raw["objects"]["box"]), [item.box for item in ours.objects])
+        assert list(raw["questions"]["question_id"]) == [question.question_id for question in ours.questions]
         np.testing.assert_array_equal(raw["codes"], ours.codes)
 
 
@@ -164,7 +178,9 @@ def _cut_shard(data: Path) -> None:
 
 def _old_schema(data: Path) -> None:
     path = data / "scenes" / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    now = f'"schema_version": {records.SCHEMA_VERSION}'
+    assert now in path.read_text()
+    path.write_text(path.read_text().replace(now, '"schema_version": 1'))
 
 
 def _broken_manifest(data: Path) -> None:
@@ -181,6 +197,8 @@ def test_damaged_data_is_one_sentence_with_what_to_run(copied: Path, damage: Cal
     with pytest.raises(DataError, match="launch/prepare.py") as caught:
         open_records(copied, "scenes", "train")
     assert "\n" not in str(caught.value)
+    if damage is _old_schema:
+        assert "manifest.json: field schema_version: found 1, expected 2; prepare it again with --rebuild" in str(caught.value)
 
 
 def test_missing_data_is_named(prepared: Path) -> None:

@@ -72,6 +72,13 @@ def test_scores_are_those_of_each_answer_alone(model, encoded, prompt_ids, max_n
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+def test_scores_do_not_depend_on_how_many_edges_are_formed_at_once(model, encoded, monkeypatch):
+    whole = score_candidates(model, encoded, candidates(ANSWERS))
+    for numbers in (1, 5 * 3 * CONFIG.width):  # one edge at a time, five
+        monkeypatch.setattr("ofa_jax.decode.candidates.GATHERED", numbers)
+        np.testing.assert_allclose(score_candidates(model, encoded, candidates(ANSWERS)), whole, atol=1e-5)
+
+
 def test_beam_search_within_the_set_finds_the_same_order(model, encoded):
     members = [list(ids) for ids in {tuple(ids) for ids in ANSWERS}]
     config = DecodeConfig(beam=len(members), max_len=10, min_len=0, normalise=False)

@@ -63,3 +63,21 @@ def test_two_processes_count_every_example_once(folder):
         {k: v for k, v in row.items() if k not in ("value", "low", "high")} for row in alone
     ]
     assert [row["value"] for row in shared] == pytest.approx([row["value"] for row in alone], abs=1e-6)
+
+
+@pytest.mark.full
+def test_a_run_is_watched(tmp_path):
+    """The evaluation starts before the run has a checkpoint and ends with its last; the run keeps one checkpoint only."""
+    watch = [*sweep("watched"), "--watch"]
+    watch.remove("--all-steps")
+    log = tmp_path / "watch.log"
+    (tmp_path / "runs").mkdir()
+    with started(watch, tmp_path, log) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while "waiting for the first checkpoint" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        run(command("swept", f"--config.checkpoint.every_steps={EVERY}", "--config.checkpoint.keep=1", steps=STEPS), tmp_path)
+        assert process.wait(TIMEOUT_S) == 0, log.read_text()
+    steps = {row["checkpoint"] for row in json.loads((tmp_path / "watched" / "sweep.json").read_text())}
+    assert f"swept@{STEPS}" in steps and steps <= {f"swept@{step}" for step in range(0, STEPS + 1, EVERY)}

@@ -4,6 +4,7 @@ import pytest
 
 from launch import eval as launch_eval
 from ofa_jax.config.errors import ConfigError
+from ofa_jax.eval.plain import named_checkpoint
 
 CONFIG = "--config=configs/quickstart.py"
 
@@ -15,6 +16,7 @@ CONFIG = "--config=configs/quickstart.py"
         ([CONFIG, "--speed=3"], "command line: unrecognized arguments: --speed=3; expected --config=FILE"),
         ([CONFIG, "--step=x"], "--step: invalid int value"),
         ([CONFIG, "--sets=a"], "--sets: found 'a', expected some of"),
+        ([CONFIG, "--reference=a.json"], "--reference: found a.json without --submission, expected both"),
         ([CONFIG, "--checkpoint={tmp}"], "found no complete checkpoint; run python launch/train.py with the same --config first"),
     ],
 )
@@ -30,10 +32,9 @@ def test_mistakes_are_one_sentence(flags, sentence, capsys, tmp_path, monkeypatc
 def test_checkpoint_may_be_a_run_its_folder_or_one_step(tmp_path):
     default = tmp_path / "default"
     run = tmp_path / "run"
-    find = launch_eval._find_run
-    assert find(None, default, 7) == (default, 7)
-    assert find(str(run), default, None) == (run, None)
-    assert find(str(run / "checkpoints"), default, 5) == (run, 5)
-    assert find(str(run / "checkpoints" / "500"), default, None) == (run, 500)
+    assert named_checkpoint(None, default, 7) == (default, 7)
+    assert named_checkpoint(str(run), default, None) == (run, None)
+    assert named_checkpoint(str(run / "checkpoints"), default, 5) == (run, 5)
+    assert named_checkpoint(str(run / "checkpoints" / "500"), default, None) == (run, 500)
     with pytest.raises(ConfigError, match="--step: found 3, expected 500"):
-        find(str(run / "checkpoints" / "500"), default, 3)
+        named_checkpoint(str(run / "checkpoints" / "500"), default, 3)

@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.decoding import DecodeSetting
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import EOS_ID
 from ofa_jax.data.records import Box
+from ofa_jax.decode.beam import Hypotheses
 from ofa_jax.eval import instruct_files
 from ofa_jax.eval.collect import collect
-from ofa_jax.eval.instruct import Decoding, Instructor, Request, source_buckets
+from ofa_jax.eval.instruct import LIKELIEST, Instructor, Request, source_buckets
 from ofa_jax.eval.instruct_drawing import draw_prediction
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.scoring import read_outputs
@@ -83,12 +85,6 @@ def predictor(world, instructor):
     return Predictor(graphdef, instructor._params, instructor._stats, vocab=world.vocab, batch_rows=6)
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path_factory):
-    """Nothing is written outside the tests' folders, and what one command compiled another reads."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "xla"))
-
-
 _load = functools.cache(Instructor.load.__func__)
 
 
@@ -121,7 +117,7 @@ def test_greedy_text_is_the_evaluation_s(world, predictor, instructor, tokenizer
     scenes = {record.record_id: record.image for record in open_source(examples.block.sources[0]).read(range(7))}
     requests = [Request(tokenizer.decode(e.sequence.source_ids), scenes[e.record.record_id]) for e in examples.examples]
     assert [instructor._encode(r.text) for r in requests] == [e.sequence.source_ids for e in examples.examples]
-    found = instructor.predict_all(requests, Decoding(max_len=examples.block.target_len))
+    found = instructor.predict_all(requests, DecodeSetting("greedy", max_len=examples.block.target_len))
     assert [p.text for p in found] == expected
     assert len(set(expected)) > 1
 
@@ -164,7 +160,7 @@ def test_text_without_a_picture(instructor):
 @pytest.mark.parametrize(("width", "height"), [(80, 32), (16, 96)])
 def test_boxes_are_pixels_of_the_picture(instructor, run, loaded_once, tmp_path, width, height):
     """Bin k of 33 is pixel k of the 32 px input, which was squashed from both sides."""
-    found = instructor.predict(Request(ASK, png(width, height)), Decoding("box"))
+    found = instructor.predict(Request(ASK, png(width, height)), output="box")
     bins = [int(part.split("_")[1]) for part in found.written.strip("<>").split("><")]
     assert len(bins) == 4
     x, y = width / 32, height / 32
@@ -183,8 +179,9 @@ def test_boxes_are_pixels_of_the_picture(instructor, run, loaded_once, tmp_path,
 def _writes(instructor, monkeypatch, ids):
     """Makes the instructor's model write these ids."""
     row = [*ids, EOS_ID]
-    answer = np.array([row] * instructor.batch_rows), np.zeros(instructor.batch_rows), np.full(instructor.batch_rows, len(row))
-    monkeypatch.setattr(instructor, "_write", lambda *args, **kwargs: answer)
+    rows = instructor.batch_rows
+    answer = Hypotheses(np.array([[row]] * rows), np.zeros((rows, 1)), np.full((rows, 1), len(row)))
+    monkeypatch.setattr(instructor._programs, "search", lambda *args, **kwargs: answer)
 
 
 def test_objects_are_read_and_scaled(instructor, monkeypatch, tokenizer, world):
@@ -201,7 +198,7 @@ def test_objects_are_read_and_scaled(instructor, monkeypatch, tokenizer, world):
     ]
     _writes(instructor, monkeypatch, ids)
     request = Request("what are the objects in the image?", png(64, 16))
-    found = instructor.predict(request, Decoding("objects"))
+    found = instructor.predict(request, output="objects")
     assert found.objects == (("cat", Box(0, 4, 32, 16)), ("tree", Box(8, 2, 16, 4))) and found.malformed == 1
     assert found.to_json()["prediction"][0] == {"label": "cat", "box": [0.0, 4.0, 32.0, 16.0]} and found.to_json()["malformed"] == 1
     assert str(found).splitlines() == ["cat: 0.0, 4.0, 32.0, 16.0", "tree: 8.0, 2.0, 16.0, 4.0", "(1 malformed parts left out)"]
@@ -231,7 +228,7 @@ def test_codes_are_drawn_where_there_is_a_codebook(run, loaded_once, picture, tm
 
 def test_codes_fill_the_middle(instructor):
     request, centers = Request(ASK, png(64, 32)), np.zeros((8, 4, 4, 3), np.uint8)
-    found = dataclasses.replace(instructor.predict(request, Decoding("codes")), codes=(0,) * 16)
+    found = dataclasses.replace(instructor.predict(request, output="codes"), codes=(0,) * 16)
     sheet = np.asarray(draw_prediction(request, found, centers=centers))  # 64x32 is shown four times as large, 12 px from the corner
     panel = sheet[12 : 12 + 128, 12 : 12 + 256]
     assert (panel[36:92, 72:184] == 0).all() and panel[:24].any() and panel[:, :56].any()
@@ -253,28 +250,59 @@ def test_answers_are_scored(run, instructor, loaded_once, picture, tmp_path):
     assert code == 0, errors
     assert json.loads(said)["prediction"] == line["prediction"] and json.loads(said)["score"] == pytest.approx(scores[0], abs=1e-4)
     with pytest.raises(DataError, match=r"answers: found \d+ tokens in 'the old tree', expected at most max_len = 2"):
-        instructor.check(Decoding(max_len=2), instructor.answers(LABELS))
+        instructor.check(DecodeSetting("all", method="score", answers=str(path), max_len=2), answers=instructor.answers(LABELS))
 
 
 def test_draws_depend_on_seed_and_request_alone(instructor):
-    decoding = Decoding(seed=5, top_k=20, max_len=12)
+    setting = DecodeSetting("drawn", method="sample", beam=1, seed=5, top_k=20, max_len=12)
     requests = [Request(ASK, png(20, 20), number=k) for k in range(8)]
-    found = [p.text for p in instructor.predict_all(requests, decoding)]
+    found = [p.text for p in instructor.predict_all(requests, setting)]
     assert len(set(found)) > 1
-    assert [p.text for p in instructor.predict_all(requests[5:2:-1], decoding)] == found[5:2:-1]
-    assert found != [p.text for p in instructor.predict_all(requests, dataclasses.replace(decoding, seed=6))]
-    only, best = (instructor.predict(requests[0], Decoding(top_k=k, max_len=12)) for k in (1, 0))
+    assert [p.text for p in instructor.predict_all(requests[5:2:-1], setting)] == found[5:2:-1]
+    assert found != [p.text for p in instructor.predict_all(requests, dataclasses.replace(setting, seed=6))]
+    only = instructor.predict(requests[0], dataclasses.replace(setting, top_k=1))
+    best = instructor.predict(requests[0], dataclasses.replace(LIKELIEST, min_len=1, max_len=12))
     assert only.written == best.written and only.score == pytest.approx(best.score, abs=1e-5)
+
+
+SCORERS = """
+def shortest(instruction, picture, predictions):
+    assert picture.shape == (32, 32, 3) and "left" in instruction
+    return [-len(text) for text in predictions]
+
+def broken(instruction, picture, predictions):
+    return [1.0]
+"""
+
+
+def test_hypotheses_are_told_and_ranked(run, loaded_once, picture, tmp_path):
+    scorers = tmp_path / "scorers.py"
+    scorers.write_text(SCORERS)
+    flags = (f"--checkpoint={run}", f"--image={picture}", f"--text={ASK}", "--beam=4", "--max-len=12", "--hypotheses=4", "--seed=3")
+    plain = json.loads(predict(*flags, "--json")[1])
+    scores = [one["score"] for one in plain["hypotheses"]]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 4
+    assert (plain["prediction"], plain["score"]) == (plain["hypotheses"][0]["prediction"], scores[0])
+    code, said, errors = predict(*flags, f"--scorer={scorers}:shortest", "--json")
+    assert code == 0, errors
+    ranked = json.loads(said)
+    lengths = [len(one["prediction"]) for one in ranked["hypotheses"]]
+    assert lengths == sorted(lengths) and ranked["scorer_score"] == -lengths[0]
+    assert sorted(one["prediction"] for one in ranked["hypotheses"]) == sorted(one["prediction"] for one in plain["hypotheses"])
+    assert predict(*flags)[1].startswith(f"-- 1: score {scores[0]:.4f}\n{plain['prediction']}")
+    code, _, errors = predict(*flags, f"--scorer={scorers}:broken")
+    assert code == 2 and "broken: found [1.0] for" in errors and "expected 4 finite numbers, one of each" in errors
 
 
 def test_few_programs_are_compiled(instructor, tokenizer):
     assert source_buckets(72) == (16, 32, 64, 72) and source_buckets(16) == (16,) and source_buckets(10) == (10,)
-    before, decoding = instructor._write._cache_size(), Decoding(max_len=7)
+    search, setting = instructor._programs.search, dataclasses.replace(LIKELIEST, max_len=7)
+    before = search._cache_size()
     texts = [" cat" * n for n in (1, 2, 3, 5)]
     assert {len(instructor._encode(text)) for text in texts} == {4, 6, 8, 12}
     for picture in (png(10, 20), png(33, 7)):
-        instructor.predict_all([Request(text, picture) for text in texts for _ in range(3)], decoding)
-    assert instructor._write._cache_size() == before + 1
+        instructor.predict_all([Request(text, picture) for text in texts for _ in range(3)], setting)
+    assert search._cache_size() == before + 1
 
 
 BAD_LINES = {
@@ -342,11 +370,11 @@ def test_a_killed_batch_goes_on(run, loaded_once, batch, tmp_path, monkeypatch):
     out, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     real, calls = Instructor.predict_all, []
 
-    def dies(self, requests, *args):
+    def dies(self, requests, **how):
         calls.append(len(requests))
         if len(calls) == 3:
             raise Killed
-        return real(self, requests, *args)
+        return real(self, requests, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Instructor, "predict_all", dies)
@@ -398,17 +426,24 @@ def test_a_folder(run, loaded_once, batch, tmp_path):
         (["--text=x", "--answers={tmp}/empty.txt"], "empty.txt: found no answer, expected one a line"),
         (["--text=x", "--answers={tmp}/no.txt"], "no.txt: found no text file that can be read"),
         (["--text=x", "--answers={tmp}/a.txt", "--max-len=1"], "found 2 tokens in 'cat', expected at most max_len = 1"),
-        (["--text=x", "--answers={tmp}/a.txt", "--beam=2"], "answers: found settings of a search, expected none"),
+        (
+            ["--text=x", "--answers={tmp}/a.txt", "--beam=2"],
+            "beam: found 2 with method score, which does not read it, expected it with beam or sample",
+        ),
         (["--text=x", "--answers={tmp}/a.txt", "--output=codes"], "answers: found output codes, expected text"),
-        (["--text=x", "--constrain"], "constrain: found it without answers"),
+        (["--text=x", "--constrain"], "--constrain: found it without --answers, expected both"),
         (["--text=x", "--beam=0"], "beam: found 0, expected at least 1"),
         (["--text=x", "--max-len=500"], "max_len: found 500, expected at most 127"),
         (["--text=x", "--min-len=50"], "min_len: found 50, expected 0 to max_len = 40"),
-        (["--text=x", "--output=codes", "--max-len=5"], "output: found codes with max_len or min_len, expected neither"),
-        (["--text=x", "--temperature=0.5"], "temperature: found 0.5 with one greedy hypothesis"),
+        (["--text=x", "--output=codes", "--max-len=5"], "--output: found codes with --max-len or --min-len, expected neither"),
+        (["--text=x", "--temperature=0.5"], "temperature: found 0.5 with one hypothesis, which it does not change"),
         (["--text=x", "--temperature=0", "--seed=1"], "temperature: found 0.0, expected more than 0"),
         (["--text=x", "--top-p=2"], "top_p: found 2.0, expected 0 (off) to 1"),
         (["--text=x", "--no-repeat-ngram=1", "--output=codes"], "decoding: found no output that its rules allow"),
+        (["--text=x", "--hypotheses=2"], "hypotheses: found 2, expected 1 to 1, those that method beam makes"),
+        (["--text=x", "--beam=2", "--scorer=longest"], "scorer: found 'longest', expected FILE.py:function"),
+        (["--text=x", "--beam=2", "--scorer={tmp}/no.py:f"], "scorer: found no file"),
+        (["--text=x", "--prompt=source", "--max-len=120"], "prompt: found 14 tokens before max_len=120, expected at most 127 positions"),
         (["--text=x", "--draw={tmp}/a.jpg"], "a.jpg, expected a name in a folder that is there, ending in .png"),
         (["--text=x", "--jsonl={tmp}/a.jsonl", "--out={tmp}/b"], "--text: found it, expected only --jsonl, --out together"),
         (["--jsonl={tmp}/no.jsonl", "--out={tmp}/b"], "no.jsonl: found no file that can be read"),

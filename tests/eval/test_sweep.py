@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import GREEDY, DecodeSetting, SweepConfig, check_settings, parse_setting
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.eval import runner, sweep
+from ofa_jax.eval.points import Checkpoint, find_checkpoints
+from ofa_jax.eval.sweep_table import format_rows
 from ofa_jax.eval.world import World
 from ofa_jax.models import ofa
 from ofa_jax.tasks.base import Negatives
@@ -26,9 +30,15 @@ SETTINGS = (
     DecodeSetting("answers", method="score", answers="training", tasks=("vqa", "matching")),
     DecodeSetting("prompted", method="score", answers="training", prompt="source", tasks=("vqa",)),
     DecodeSetting("trie", method="beam", answers="training", prompt="source", normalise=False, tasks=("vqa",)),
-    DecodeSetting("drawn", method="sample", beam=2, top_k=5, max_len=6, tasks=("captioning",)),
+    DecodeSetting("drawn", method="sample", beam=2, top_k=5, max_len=6, tasks=("captioning",), scorer=f"{__file__}:longest"),
 )
 SETS = ("captioning/scenes", "matching/scenes", "grounding/scenes", "vqa/scenes", "image_infilling/scenes")
+
+
+def longest(instruction, picture, predictions):
+    """A scorer of hypotheses."""
+    assert "describe" in instruction and picture.shape == (32, 32, 3)
+    return [len(text) for text in predictions]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +53,7 @@ def checkpoints(config, tmp_path_factory):
             0, {"params": params, "stats": ofa.init_stats(config.model), "step": zero, "data_step": zero}, config=config, wait=True
         )
         manager.close()
-    return sweep.find_checkpoints([folder / "first", folder / "second"])
+    return find_checkpoints([folder / "first", folder / "second"])
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +62,8 @@ def world(config, tokenizer, build_row, open_source):
     return World(config, tokenizer, build_row, open_source, {"scenes": Negatives(answers=answers), "prose": Negatives()})
 
 
-def run(world, checkpoints, out, *, settings=SETTINGS, sets=SETS, progress=lambda line: None):
-    return sweep.run_sweep(world, SweepConfig(settings, sets=sets), checkpoints=checkpoints, out=out, progress=progress)
+def run(world, checkpoints, out, *, settings=SETTINGS, sets=SETS, progress=lambda line: None, render=False):
+    return sweep.run_sweep(world, SweepConfig(settings, sets=sets), checkpoints=checkpoints, out=out, progress=progress, render=render)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def test_every_point_is_there_once(whole, checkpoints):
         assert [(r["set"], float(r["value"])) for r in csv.DictReader(file)] == [(r["set"], r["value"]) for r in rows]
     table = (out / "sweep.md").read_text().splitlines()
     assert table[0].split(" | ")[3:6] == ["greedy", "beam", "drawn"] and "first@0" in table[2]
-    assert "first@0" in sweep.format_rows(rows)
+    assert "first@0" in format_rows(rows)
 
 
 def test_predictions_are_typed_lines_of_every_example(whole):
@@ -86,6 +96,7 @@ def test_predictions_are_typed_lines_of_every_example(whole):
             assert {"checkpoint", "decode", "set", "record", "instruction", "prediction", "reference", "score"} <= set(line)
             assert ("log_prob" in line) == (line["decode"] in ("answers", "prompted"))
             assert ("hypothesis_score" in line) == (line["decode"] in ("beam", "trie", "drawn"))
+            assert line.get("scorer_score") == (len(line["prediction"]) if line["decode"] == "drawn" else None)
             key = line["checkpoint"], line["set"], line["decode"]
             counts[key] = counts.get(key, 0) + 1
             if line["decode"] in ("answers", "prompted", "trie"):
@@ -173,8 +184,15 @@ def test_an_unscored_label_set_is_named(world, checkpoints, tmp_path):
         ("a:beam,beam=0", "decode a: beam: found 0, expected at least 1"),
         ("a:beam,tasks=vqa+singing", "decode a: tasks: found 'singing'"),
         ("a:score", "decode a: answers: found nothing"),
-        ("a:greedy,answers=training", "decode a: answers: found 'training', expected none with method greedy"),
-        ("a:beam,top_k=3", "decode a: top_k and top_p: found 3 and 0.0"),
+        (
+            "a:greedy,answers=training",
+            "decode a: answers: found 'training' with method greedy, which does not read it, expected it with beam",
+        ),
+        ("a:greedy,beam=2", "decode a: beam: found 2 with method greedy"),
+        ("a:beam,beam=1,temperature=2", "decode a: temperature: found 2.0 with one hypothesis, which it does not change"),
+        ("a:sample,beam=1,scorer=x.py:f", "decode a: scorer: found it with a beam of 1"),
+        ("a:sample,seed=4294967296", "decode a: seed: found 4294967296, expected at most 4294967295"),
+        ("a:beam,top_k=3", "decode a: top_k: found 3 with method beam"),
         ("a:beam,max_len=2,min_len=3", "decode a: min_len: found 3, expected at most max_len=2"),
         ("a/b:beam", "found the name 'a/b', expected letters"),
     ],
@@ -191,27 +209,73 @@ def test_settings_and_checkpoints_are_told_apart(checkpoints, tmp_path):
     with pytest.raises(ConfigError, match="decode greedy: found the name 2 times"):
         check_settings((GREEDY, GREEDY), task_names=TASK_NAMES)
     with pytest.raises(CheckpointError, match="found no complete checkpoint, expected a run's folder"):
-        sweep.find_checkpoints([tmp_path])
+        find_checkpoints([tmp_path])
     step = checkpoints[0].folder / "checkpoints" / "0"
-    assert sweep.find_checkpoints([step, checkpoints[0].folder]) == checkpoints[:1]
+    assert find_checkpoints([step, checkpoints[0].folder]) == checkpoints[:1]
+
+
+class Sent(Exception):
+    """A host that has sent its part waits for the other."""
+
+
+def send(parts, content):
+    parts.append(content)
+    raise Sent
 
 
 def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monkeypatch):
-    """Two hosts, one after the other in this process: each decodes its share, and the parts are joined in the examples' order."""
-    models = sweep._Models(config)
-    predictor = models.predictor(checkpoints[0])
-    examples = sweep.collect(
-        config, runner.chosen_sets(config, ["vqa/scenes"])[0], build_row=world.build_row, open_source=world.open_source
-    )
-    alone = sweep.decode_on_all_hosts(predictor, examples, SETTINGS[1], None)
-    parts: list[bytes] = []
-    monkeypatch.setattr(sweep.hosts, "count", lambda: 2)
-    for host in (0, 1):
-        monkeypatch.setattr(sweep.hosts, "index", lambda host=host: host)
-        monkeypatch.setattr(sweep.hosts, "gather", lambda content: parts.append(content) or [content, content])
-        sweep.decode_on_all_hosts(predictor, examples, SETTINGS[1], None)
-    monkeypatch.setattr(sweep.hosts, "gather", lambda content: parts)
-    joined = sweep.decode_on_all_hosts(predictor, examples, SETTINGS[1], None)
-    np.testing.assert_allclose(joined.scores, alone.scores, rtol=1e-5)
-    for a, b in zip(joined.ids, alone.ids, strict=True):
-        assert a.tolist() == b.tolist()
+    """Two hosts, one after the other in this process: each decodes its share, and the parts are joined in the examples' order.
+
+    What is drawn for an example and how it is ranked does not depend on the host or the batch.
+    """
+    predictor = sweep._Models(config).predictor(checkpoints[0])
+    wide = predictor.with_params(predictor._params, predictor._stats)
+    wide._batch_rows = 8  # other batches than the six of the config
+    for name, setting in (("vqa/scenes", SETTINGS[1]), ("captioning/scenes", SETTINGS[5])):
+        eval_set = runner.chosen_sets(config, [name])[0]
+        examples = sweep.collect(config, eval_set, build_row=world.build_row, open_source=world.open_source)
+        alone = sweep.decode_on_all_hosts(world, predictor, examples, setting, None)
+        parts: list[bytes] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep.hosts, "count", lambda: 2)
+            for host in (0, 1):
+                patch.setattr(sweep.hosts, "index", lambda host=host: host)
+                patch.setattr(sweep.hosts, "gather", functools.partial(send, parts))
+                with pytest.raises(Sent):
+                    sweep.decode_on_all_hosts(world, wide, examples, setting, None)
+            patch.setattr(sweep.hosts, "gather", lambda content, parts=parts: parts)
+            joined = sweep.decode_on_all_hosts(world, wide, examples, setting, None)
+        np.testing.assert_allclose(joined.scores, alone.scores, rtol=1e-5)
+        assert [ids.tolist() for ids in joined.ids] == [ids.tolist() for ids in alone.ids]
+        assert (joined.rank_scores is None) == (alone.rank_scores is None) == (not setting.scorer)
+        if setting.scorer:
+            assert joined.rank_scores.tolist() == alone.rank_scores.tolist()
+            assert len({tuple(ids.tolist()) for ids in alone.ids}) > 1
+
+
+def test_a_finished_sweep_is_drawn(whole, world, checkpoints):
+    out, rows = whole
+    said = []
+    assert run(world, checkpoints, out, progress=said.append, render=True) == rows
+    assert not any(" points)" in line for line in said), "nothing is decoded again"
+    page = (out / "sweep.html").read_text()
+    assert page.count("<div class=card>") == 3 * len(SETS)
+    for name in (*SETS, "first@0, beam", "second@0, drawn", "first@0, forced: generated"):
+        assert name in page, name
+    line = json.loads(next(out.glob("points/first@0-vqa*-beam-*.predictions.jsonl")).read_text().splitlines()[0])
+    assert line["instruction"].strip() in page
+
+
+def test_rows_of_deleted_checkpoints_stay(world, checkpoints, tmp_path):
+    """A run keeps its newest checkpoints only; a sweep that watched it keeps what it found for the others."""
+    folder = shutil.copytree(checkpoints[0].folder, tmp_path / "run")
+    shutil.copytree(folder / "checkpoints" / "0", folder / "checkpoints" / "4")
+    part = {"settings": (GREEDY,), "sets": ("vqa/scenes", "matching/scenes")}
+    both = run(world, find_checkpoints([folder], all_steps=True), tmp_path / "out", **part)
+    shutil.rmtree(folder / "checkpoints" / "0")
+    left = find_checkpoints([folder], all_steps=True)
+    assert [c.name for c in left] == ["run@4"]
+    assert run(world, left, tmp_path / "out", **part) == both and {row["checkpoint"] for row in both} == {"run@0", "run@4"}
+    assert {row["checkpoint"] for row in run(world, left, tmp_path / "out", settings=(SETTINGS[2],), sets=part["sets"])} == {"run@4"}
+    with pytest.raises(CheckpointError, match="found no checkpoint of step 0, expected one of 4"):
+        run(world, [*left, Checkpoint(folder, 0)], tmp_path / "out", **part)

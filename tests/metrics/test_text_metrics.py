@@ -18,7 +18,7 @@ from ofa_jax.metrics.document_frequencies import document_frequencies, read_freq
 from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.masked_token_accuracy import masked_positions, masked_token_accuracy
 from ofa_jax.metrics.rouge_l import rouge_l
-from ofa_jax.metrics.vqa_accuracy import vqa_accuracy
+from ofa_jax.metrics.vqa_accuracy import answer_weights, vqa_accuracy
 from ofa_jax.metrics.words import normalise
 
 HYPOTHESES = ["A red dog left of a cat.", "a tree", "", "two birds above the green house on a hill", "the cat the cat the cat"]
@@ -40,6 +40,13 @@ def test_accuracy_counts_equal_pairs():
 def test_vqa_accuracy_takes_the_weight_of_the_predicted_answer():
     found = vqa_accuracy(["red", "blue", "two"], [{"red": 1.0, "blue": 0.3}, {"red": 1.0, "blue": 0.3}, {"2": 1.0}])
     assert found.value == pytest.approx((1.0 + 0.3 + 0.0) / 3)
+
+
+def test_answers_weigh_what_ofas_files_give_them():
+    answers = ["red"] * 5 + ["Red"] * 2 + ["dark red"] + [""] * 2
+    assert answer_weights(answers) == {"red": 1.0, "Red": 0.6, "dark red": 0.3, "": 0.6}
+    assert answer_weights(["a"] * 3 + ["b"] * 4) == {"a": 0.9, "b": 1.0}
+    assert answer_weights(()) == {}
 
 
 def test_unequal_or_empty_lists_are_refused_in_one_sentence():

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import VocabConfig
-from ofa_jax.data.records import open_records
+from ofa_jax.data.records import SCHEMA_VERSION, open_records
 from ofa_jax.prepare import codebook, fixtures, manifest, quickstart
 from ofa_jax.prepare.builders import easy_vqa, scenes
 from ofa_jax.vocab.sentencepiece import SentencePieceTokenizer
@@ -25,9 +26,17 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
+def _all(prepared: Path, split: str) -> list[Any]:
+    source = open_records(prepared, "scenes", split)
+    return source.read(range(len(source)))
+
+
 def test_fixtures_hold_every_row_kind(prepared: Path) -> None:
     scene = open_records(prepared, "scenes", "train")[0]
     assert scene.captions and scene.regions and scene.questions and scene.objects and scene.codes is not None
+    every = [q.question_id for s in scenes.SPLITS for r in _all(prepared, s) for q in r.questions]
+    assert min(every) == 0 and len(set(every)) == len(every)
+    assert scene.questions[0].question_id // 100 == int(scene.record_id.removeprefix("train/"))
     assert len(scene.codes) == 64 and scene.codes.max() < fixtures.NUM_CODES
     assert open_records(prepared, "easy_vqa", "test")[0].questions and len(open_records(prepared, "easy_vqa", "train")) > 30
     assert len(open_records(prepared, "prose", "train")) == 64
@@ -77,7 +86,13 @@ def test_changed_options_are_refused_and_rebuilt_only_when_asked(prepared: Path,
         quickstart.prepare(data, options=changed, progress=lambda _: None)
     with pytest.raises(DataError, match=r"tokenizer\.model was trained with other options.*--rebuild"):
         quickstart.prepare(data, options=dataclasses.replace(fixtures.OPTIONS, num_text=410), progress=lambda _: None)
-    assert snapshot(data) == before
+    old = data / "easy_vqa" / "manifest.json"
+    held = old.read_text()
+    old.write_text(held.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 1'))
+    with pytest.raises(DataError, match=f"easy_vqa was .*schema_version of its records: 1 there, {SCHEMA_VERSION} now.*--rebuild"):
+        quickstart.prepare(data, options=fixtures.OPTIONS, progress=lambda _: None)
+    old.write_text(held)
+    assert snapshot(data) == before | {"easy_vqa/manifest.json": snapshot(data)["easy_vqa/manifest.json"]}
     took = quickstart.prepare(data, options=changed, rebuild=True, progress=lambda _: None)
     assert all(took.values())
     assert json.loads((data / "prose" / "manifest.json").read_text())["options"]["max_words"] == 30
@@ -131,6 +146,10 @@ def test_the_official_test_split_of_easy_vqa_is_whole_and_apart(tmp_path: Path) 
     assert sum(len(record.questions) for split in ("train", "validation") for record in by_split[split]) == 38_575
     ids = [record.record_id for held in by_split.values() for record in held]
     assert len(set(ids)) == len(ids)
+    asked = {q.question_id: q for held in by_split.values() for record in held for q in record.questions}
+    assert sorted(asked) == list(range(38_575 + 9_673))  # every question has an id of its own
+    first, answers, _ = easy_vqa.easy_vqa.get_test_questions()
+    assert [(asked[38_575 + i].question, asked[38_575 + i].answer) for i in range(len(first))] == list(zip(first, answers, strict=True))
 
 
 def test_length_histograms_count_by_powers_of_two() -> None:

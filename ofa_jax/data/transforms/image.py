@@ -19,7 +19,7 @@ from PIL import Image
 from ofa_jax.data.records import Box
 from ofa_jax.data.transforms.boxes import clip_box, crop_box, flip_box, has_area, scale_box
 
-MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded
+MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded, unless the caller allows less
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _OFA_MAX_SCALE = 480  # upper end of OFA's RandomResize scales, whatever the input size
 _MAX_JITTER_SIDES = 32  # longer side over the network input at most, so that a picture of 1 x 100,000 pixels cannot fill the memory
@@ -34,37 +34,37 @@ class Picture(NamedTuple):
     kept: tuple[int, ...]  # for each box its index among the boxes that came in
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes, *, max_pixels: int | None = None) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, GIF or BMP file into RGB pixels, uint8 [height, width, 3].
 
     Transparency is laid over white, 16-bit grey is scaled down, CMYK and palettes are converted. The EXIF orientation is not
-    applied, because boxes are pixels of the stored picture. Raises ValueError with the reason for bytes that are no whole picture.
+    applied, because boxes are pixels of the stored picture. Raises ValueError with the reason for bytes that are no whole picture and,
+    before it is decoded, for one of more than `max_pixels` (None: `MAX_PIXELS`).
     """
-    if data[:2] == b"\xff\xd8":
-        return _decode_jpeg(data)
-    return _decode_with_pillow(data)
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    return _decode_jpeg(data, limit) if data[:2] == b"\xff\xd8" else _decode_with_pillow(data, limit)
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(width=width, height=height)
+        _check_size(width, height, max_pixels)
         if colour_space in ("CMYK", "YCCK"):
-            return _decode_with_pillow(data)
+            return _decode_with_pillow(data, max_pixels)
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
         raise ValueError(f"found a JPEG file of {len(data)} bytes that does not decode ({error}), expected a whole picture") from error
 
 
-def _check_size(*, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{width} x {height} pixels are more than {max_pixels}")
 
 
-def _decode_with_pillow(data: bytes) -> np.ndarray:
+def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            _check_size(width=picture.width, height=picture.height)
+            _check_size(picture.width, picture.height, max_pixels)
             picture.load()
             return np.asarray(_to_rgb(picture))
     except _DECODE_ERRORS as error:

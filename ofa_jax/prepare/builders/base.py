@@ -47,6 +47,7 @@ def features_of(fields: Fields) -> tfds.features.FeaturesDict:
         "text": tfds.features.Text,
         "image": lambda: tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "int": lambda: np.int32,
+        "id": lambda: np.int64,
         "float": lambda: np.float32,
         "box": lambda: tfds.features.Tensor(shape=(4,), dtype=np.float32),
         "ints": lambda: tfds.features.Tensor(shape=(None,), dtype=np.int32),
@@ -70,7 +71,18 @@ def example_of(record: Record) -> dict[str, Any]:
         "height": record.height,
         "captions": [{"text": c.text, "objects": OBJECT_SEPARATOR.join(c.objects)} for c in record.captions],
         "regions": [{"text": r.text, "box": np.array(r.box, np.float32)} for r in record.regions],
-        "questions": [{"question": q.question, "answer": q.answer, "confidence": q.confidence, "kind": q.kind} for q in record.questions],
+        "questions": [
+            {
+                "question": q.question,
+                "answer": q.answer,
+                "confidence": q.confidence,
+                "kind": q.kind,
+                "question_id": q.question_id,
+                "num_answers": len(q.answers),
+            }
+            for q in record.questions
+        ],
+        "answers": [{"text": answer} for q in record.questions for answer in q.answers],
         "objects": [{"label": o.label, "box": np.array(o.box, np.float32)} for o in record.objects],
         "codes": np.zeros(0, np.int32) if record.codes is None else record.codes.astype(np.int32),
     }

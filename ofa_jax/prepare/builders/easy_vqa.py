@@ -49,6 +49,7 @@ class EasyVqa(base.RecordBuilder):
         notes=(
             "split test is the official one, untouched; validation is cut from the official train split by picture",
             "a question's kind follows from its answer: yes/no, shape or color",
+            "a question's id is its place in the official files, those of test after those of train",
         ),
     )
     options: EasyVqaOptions
@@ -60,9 +61,10 @@ class EasyVqa(base.RecordBuilder):
         official = "test" if split == "test" else "train"
         questions = easy_vqa.get_test_questions() if split == "test" else easy_vqa.get_train_questions()
         paths = easy_vqa.get_test_image_paths() if split == "test" else easy_vqa.get_train_image_paths()
+        first_id = len(easy_vqa.get_train_questions()[0]) if split == "test" else 0  # one id for one question, whatever the split
         by_image: dict[int, list[Question]] = defaultdict(list)
-        for question, answer, image in zip(*questions, strict=True):
-            by_image[image].append(Question(question, answer, 1.0, _KIND[answer]))
+        for question_id, (question, answer, image) in enumerate(zip(*questions, strict=True), start=first_id):
+            by_image[image].append(Question(question, answer, 1.0, _KIND[answer], question_id))
         for image in sorted(by_image)[: self.options.max_images or None]:
             held_out = image % self.options.validation_every == self.options.validation_every - 1
             if split != "test" and held_out != (split == "validation"):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ofa_jax.data.records import DetectedObject, ImageRecord
+from ofa_jax.data.records import DetectedObject, ImageRecord, Question
 from ofa_jax.prepare import artwork, codebook, compose, grammar
 from ofa_jax.prepare.builders import base
 
@@ -50,6 +50,13 @@ class Scene:
 
     image: np.ndarray
     objects: tuple[DetectedObject, ...]
+
+
+def with_ids(questions: Sequence[Question], split: str, index: int) -> tuple[Question, ...]:
+    """Returns the questions of picture `index` of a split with ids that no other question of the dataset has (below a million pictures
+    a split and a hundred questions a picture)."""
+    first = (SPLITS.index(split) * 1_000_000 + index) * 100
+    return tuple(dataclasses.replace(question, question_id=first + place) for place, question in enumerate(questions))
 
 
 def is_held_out(triple: tuple[str, str, str], options: ScenesOptions) -> bool:
@@ -145,6 +152,7 @@ class Scenes(base.RecordBuilder):
             "unseen_composition: two objects in a (kind, kind, relation) triple that no other split shows; seen_composition: its control, "
             "two objects in triples that training may show",
             "unseen_artwork: every object is a drawing or a rendering that no other split shows (held_out_artwork)",
+            f"a question's id is ((place of its split in {', '.join(SPLITS)}) * 1,000,000 + number of the picture) * 100 + its place there",
             "codes: nearest of the k-means patches in codebook.npz, central half-side square, raster order",
         ),
     )
@@ -180,7 +188,7 @@ class Scenes(base.RecordBuilder):
                 px,
                 captions=(caption,),
                 regions=grammar.regions(scene.objects, draw, image_px=px, relational=relational),
-                questions=grammar.questions(scene.objects, draw, image_px=px, words=WORDS),
+                questions=with_ids(grammar.questions(scene.objects, draw, image_px=px, words=WORDS), split, index),
                 objects=scene.objects,
                 codes=codes,
             )
