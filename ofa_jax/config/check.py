@@ -29,13 +29,16 @@ MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 
 
-def check(config: RunConfig, num_devices: int | None = None) -> None:
-    """Raises ConfigError with the first problem of `config`; `num_devices` is the number of devices of the mesh, where it is known."""
-    for problem in problems(config, num_devices):
+def check(config: RunConfig, num_devices: int | None = None, *, training: bool = True) -> None:
+    """Raises ConfigError with the first problem of `config`; `num_devices` is the number of devices of the mesh, where it is known.
+
+    training: False where the model only decodes: no data, mesh or first parameters are needed then, as in the config of imported weights.
+    """
+    for problem in problems(config, num_devices, training=training):
         raise ConfigError(problem)
 
 
-def problems(config: RunConfig, num_devices: int | None = None) -> Iterator[str]:
+def problems(config: RunConfig, num_devices: int | None = None, *, training: bool = True) -> Iterator[str]:
     """Yields every problem of `config` as one sentence. Types come first: where one is wrong, nothing else is judged."""
     wrong = list(_types(config, ""))
     yield from wrong
@@ -45,9 +48,10 @@ def problems(config: RunConfig, num_devices: int | None = None) -> Iterator[str]
     yield from _loss(config)
     yield from _vocab(config)
     yield from _model(config)
-    yield from _mesh(config, num_devices)
-    yield from _data(config, num_devices)
-    yield from _init(config)
+    if training:
+        yield from _mesh(config, num_devices)
+        yield from _data(config, num_devices)
+        yield from _init(config)
     yield from _eval(config)
 
 

@@ -200,7 +200,7 @@ class Instructor:
         manager = CheckpointManager(folder, read_only=True)
         step = named if step is None else step
         config = override(manager.config(step), overrides)
-        check(config)
+        check(config, training=False)
         if config.objective != "ofa":
             raise ConfigError(f"objective: found {config.objective}, expected ofa: only the whole model follows instructions")
         if config.precision == "f64":

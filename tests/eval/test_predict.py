@@ -19,7 +19,7 @@ from PIL import Image
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import DecodeSetting
 from ofa_jax.config.errors import ConfigError, DataError
-from ofa_jax.config.schema import EOS_ID
+from ofa_jax.config.schema import EOS_ID, DataConfig
 from ofa_jax.data.records import Box
 from ofa_jax.decode.beam import Hypotheses
 from ofa_jax.eval import instruct_files
@@ -126,6 +126,19 @@ def test_the_command_says_what_the_class_does(run, instructor, picture):
     """The only test that loads and compiles in the command."""
     expected = instructor.predict(Request(" " + ASK, picture.read_bytes()))
     assert predict(f"--checkpoint={run}", f"--image={picture}", f"--text={ASK}") == (0, f"{expected}\n", "")
+
+
+def test_imported_weights_need_no_data(run, world, instructor, tokenizer, tmp_path):
+    """The config of imported weights names no data to train on."""
+    stored = CheckpointManager(run, read_only=True).restore_params()
+    manager = CheckpointManager(tmp_path)
+    zero = jnp.int32(0)
+    state = {"params": stored.params, "stats": stored.stats, "step": zero, "data_step": zero}
+    config = dataclasses.replace(world, data=DataConfig(dir=world.data.dir))
+    manager.save(0, state, config=config, identity={"tokenizer": tokenizer.digest}, wait=True)
+    manager.close()
+    request = Request(ASK, png(20, 30))
+    assert Instructor.load(tmp_path, batch_rows=1).predict(request).text == instructor.predict(request).text
 
 
 def test_a_leading_space_is_added_once(instructor):
