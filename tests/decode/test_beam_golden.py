@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,12 @@ import pytest
 from flax import nnx
 
 from ofa_jax.decode.beam import beam_search
-from ofa_jax.decode.constraints import IdRange
-from ofa_jax.decode.rules import DecodeConfig
 from tests.models import golden
 
 
-@pytest.fixture(scope="module")
-def encoded():
-    graphdef, params, stats = golden.build()
+@pytest.fixture(scope="module", params=["unroll", "scan"])
+def encoded(request):
+    graphdef, params, stats = golden.build(dataclasses.replace(golden.MODEL, layers=request.param))
 
     @jax.jit
     def encode(params, stats, pixels):
@@ -27,35 +27,10 @@ def encoded():
     return nnx.merge(graphdef, params), encode(params, stats, golden.pixels().astype(np.float32))
 
 
-# The best hypothesis of each of the three rows.
-TABLE = {
-    "n-grams, normalised": (
-        DecodeConfig(beam=5, max_len=6, min_len=1, no_repeat_ngram=3), None,
-        [-2.3210, -2.4011, -2.0997],
-        [[15, 15, 15, 100, 100, 100, 2], [15, 15, 15, 100, 100, 100, 2], [281, 281, 281, 284, 284, 284, 2]],
-    ),
-    "exactly four tokens": (
-        DecodeConfig(beam=5, max_len=4, min_len=4, no_repeat_ngram=3), None,
-        [-2.9672, -3.0441, -2.8341],
-        [[15, 15, 15, 100, 2], [15, 15, 15, 100, 2], [90, 90, 90, 180, 2]],
-    ),
-    "length penalty": (
-        DecodeConfig(beam=4, max_len=9, no_repeat_ngram=2, lenpen=0.7), None,
-        [-5.6465, -5.4191, -4.1368],
-        [[15, 15, 262, 262, 159, 159, 104, 104, 159, 2]] * 2 + [[90, 90, 180, 180, 184, 184, 94, 94, 68, 2]],
-    ),
-    "codes in a range": (
-        DecodeConfig(beam=3, max_len=6, min_len=6, fixed_length=True), IdRange(100, 200),
-        [-2.0946, -2.2149, -1.5957],
-        [[185] * 6 + [2], [192] * 6 + [2], [127] * 6 + [2]],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("setting", TABLE)
+@pytest.mark.parametrize("setting", golden.SEARCHES)
 def test_the_official_searches(encoded, setting):
     model, encoded = encoded
-    config, constraint, scores, sequences = TABLE[setting]
+    config, constraint, scores, sequences = golden.SEARCHES[setting]
     codes = constraint is not None
     mask = jnp.ones(3, bool) if codes else None
     decode = jax.jit(

@@ -12,8 +12,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ofa_jax.config.schema import ModelConfig, VocabConfig
+from ofa_jax.config.schema import LossConfig, ModelConfig, VocabConfig
 from ofa_jax.convert.weights import from_state, shapes
+from ofa_jax.decode.constraints import IdRange
+from ofa_jax.decode.rules import DecodeConfig
 from ofa_jax.models import ofa
 
 # Head width, eps and every other default are OFA's; dropout is off because parity is measured in evaluation mode.
@@ -77,3 +79,48 @@ def build(config: ModelConfig = MODEL, precision: str = "f32") -> tuple[nnx.Grap
     params = jax.tree.map(lambda value, like: value.astype(like.dtype), weights.params, abstract)
     stats = jax.tree.map(lambda value, like: value.astype(like.dtype), weights.stats, ofa.init_stats(config, precision=precision))
     return graphdef, params, stats
+
+
+# Targets of the losses: the decoder's inputs shifted by one, EOS behind them.
+TARGET_IDS = np.where(np.arange(12) == [[11], [11], [8]], 2, np.roll(DECODER_IDS, -1, 1))
+TARGET_IDS[2, 9:] = 1
+CONFIDENCE = np.float32([1, 0.3, 2])
+# (loss, confidence of the rows, sum of the loss, tokens that count), of text rows.
+LOSSES = [
+    (LossConfig(), None, 302.03568, 33),
+    (LossConfig(0.1), None, 305.10596, 33),
+    (LossConfig(0.1), CONFIDENCE, 300.41110, 33),
+    (LossConfig(0.1, drop_worst=(0.2, 0)), CONFIDENCE, 164.41252, 26),
+    (LossConfig(0.1, constraint_range=(100, 200)), None, 272.69583, 33),
+    (LossConfig(0.1, encouraging_log_end=0.75, drop_worst=(0.05, 0)), None, 276.38695, 31),
+]
+
+
+def within(targets: np.ndarray, allowed: tuple[int, int]) -> np.ndarray:
+    """Returns targets of which those outside the range are EOS, as the measured ones were."""
+    return np.where((targets > 3) & ((targets < allowed[0]) | (targets >= allowed[1])), 2, targets)
+
+
+# The best hypothesis of each of the three rows.
+SEARCHES = {
+    "n-grams, normalised": (
+        DecodeConfig(beam=5, max_len=6, min_len=1, no_repeat_ngram=3), None,
+        [-2.3210, -2.4011, -2.0997],
+        [[15, 15, 15, 100, 100, 100, 2], [15, 15, 15, 100, 100, 100, 2], [281, 281, 281, 284, 284, 284, 2]],
+    ),
+    "exactly four tokens": (
+        DecodeConfig(beam=5, max_len=4, min_len=4, no_repeat_ngram=3), None,
+        [-2.9672, -3.0441, -2.8341],
+        [[15, 15, 15, 100, 2], [15, 15, 15, 100, 2], [90, 90, 90, 180, 2]],
+    ),
+    "length penalty": (
+        DecodeConfig(beam=4, max_len=9, no_repeat_ngram=2, lenpen=0.7), None,
+        [-5.6465, -5.4191, -4.1368],
+        [[15, 15, 262, 262, 159, 159, 104, 104, 159, 2]] * 2 + [[90, 90, 180, 180, 184, 184, 94, 94, 68, 2]],
+    ),
+    "codes in a range": (
+        DecodeConfig(beam=3, max_len=6, min_len=6, fixed_length=True), IdRange(100, 200),
+        [-2.0946, -2.2149, -1.5957],
+        [[185] * 6 + [2], [192] * 6 + [2], [127] * 6 + [2]],
+    ),
+}  # fmt: skip

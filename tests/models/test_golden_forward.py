@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ofa_jax.config.schema import LossConfig
 from ofa_jax.models.ofa import OFA
 from ofa_jax.train.loss import block_loss, group_sums
 
@@ -116,27 +115,12 @@ def test_logits_whole(outputs):
     assert padded.size and (padded == 0).all(), "rows that pad the vocabulary must have probability 0"
 
 
-TARGET_IDS = np.where(np.arange(12) == [[11], [11], [8]], 2, np.roll(golden.DECODER_IDS, -1, 1))
-TARGET_IDS[2, 9:] = 1
-CONFIDENCE = np.float32([1, 0.3, 2])
-
-
-@pytest.mark.parametrize(
-    ("config", "confidence", "expected", "num_tokens"),
-    [
-        (LossConfig(), None, 302.03568, 33),
-        (LossConfig(0.1), None, 305.10596, 33),
-        (LossConfig(0.1), CONFIDENCE, 300.41110, 33),
-        (LossConfig(0.1, drop_worst=(0.2, 0)), CONFIDENCE, 164.41252, 26),
-        (LossConfig(0.1, constraint_range=(100, 200)), None, 272.69583, 33),
-        (LossConfig(0.1, encouraging_log_end=0.75, drop_worst=(0.05, 0)), None, 276.38695, 31),
-    ],
-)
+@pytest.mark.parametrize(("config", "confidence", "expected", "num_tokens"), golden.LOSSES)
 @pytest.mark.parametrize("chunk", [0, 5])
 def test_losses(outputs, config, confidence, expected, num_tokens, chunk):
-    targets = TARGET_IDS
+    targets = golden.TARGET_IDS
     if config.constraint_range:
-        targets = np.where((targets > 3) & ((targets < 100) | (targets >= 200)), 2, targets)
+        targets = golden.within(targets, config.constraint_range)
     config = dataclasses.replace(config, logit_chunk=chunk)
     block = block_loss(
         jnp.asarray(outputs["logits"]["000"]), logits_of=lambda logits: logits, target_ids=jnp.asarray(targets),
