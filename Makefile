@@ -18,10 +18,7 @@ PYTEST_WORKERS ?= 2
 # A step's memory comes in huge pages: on a CPU the kernel spent a fifth of the step on zeroing small ones. glibc reads this at its start.
 RUN_ENV := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 # Test processes run beside each other: one thread each for OpenMP and BLAS. XLA keeps its threads, eight fake devices wait for each other.
-# Programs of tests run a few times: unoptimised, without XLA's own emitters of fusions and for narrow vectors they compile in a third
-# of the time; their matrix products are the same library's.
-TEST_XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $(if $(filter x86_64,$(shell uname -m)),--xla_cpu_max_isa=SSE4_2)
-TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 XLA_FLAGS="$(TEST_XLA)"
+TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # Prints an interpreter of 3.12, else 3.11, that really runs: the shims of version managers are on the path even when they do not.
 define FIND_PYTHON

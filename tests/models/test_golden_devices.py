@@ -22,7 +22,11 @@ golden = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(golden)
 
 ROWS = 8
-LAYOUTS = [{"data": 8}, {"data": 1, "fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
+LAYOUTS = [
+    {"data": 8},
+    {"data": 1, "fsdp": 4, "tensor": 2},
+    pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.full),
+]
 
 
 def padded(array: np.ndarray, value) -> np.ndarray:
