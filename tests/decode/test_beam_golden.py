@@ -14,7 +14,7 @@ from ofa_jax.decode.beam import beam_search
 from tests.models import golden
 
 
-@pytest.fixture(scope="module", params=["unroll", "scan"])
+@pytest.fixture(scope="module", params=["unroll", pytest.param("scan", marks=pytest.mark.full)])
 def encoded(request):
     graphdef, params, stats = golden.build(dataclasses.replace(golden.MODEL, layers=request.param))
 

@@ -41,6 +41,7 @@ def test_each_has_its_own_rows_and_only_the_first_writes_the_shared_files(runs):
     assert "step " not in second.replace("fixtures", "")
 
 
+@pytest.mark.full
 def test_one_process_goes_on_from_two(runs):
     folder, _ = runs
     said = run(command("two", steps=STEPS + 2), folder)

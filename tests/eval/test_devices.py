@@ -20,6 +20,7 @@ from ofa_jax.parallel.mesh import make_mesh, replicated
 from ofa_jax.parallel.rules import param_shardings
 from ofa_jax.vocab.trie import build_trie
 
+pytestmark = pytest.mark.full
 ANSWERS = ("cat", "dog", "tree", "1", "2", "the old tree")
 SETTINGS = (
     GREEDY,
@@ -79,9 +80,9 @@ def alone(weights, config, examples, closed):
 @pytest.mark.parametrize(
     ("rows", "layout", "shard"),
     [
-        pytest.param(4, None, False, marks=pytest.mark.full),
+        (4, None, False),
         (8, {"data": 8}, False),
-        pytest.param(3, {"data": 2, "fsdp": 2, "tensor": 2}, True, marks=pytest.mark.full),
+        (3, {"data": 2, "fsdp": 2, "tensor": 2}, True),
     ],
 )
 def test_tokens_are_the_same(weights, config, examples, closed, alone, rows, layout, shard):

@@ -141,6 +141,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_alike(whole, world, checkpoints, 
         assert (whole[0] / "points" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.full
 def test_what_changed_is_computed_again(whole, world, checkpoints, tmp_path):
     sets, settings = ("vqa/scenes",), (GREEDY, dataclasses.replace(SETTINGS[1], tasks=()))
 

@@ -24,7 +24,7 @@ _SPEC.loader.exec_module(golden)
 ROWS = 8
 LAYOUTS = [
     {"data": 8},
-    {"data": 1, "fsdp": 4, "tensor": 2},
+    pytest.param({"data": 1, "fsdp": 4, "tensor": 2}, marks=pytest.mark.full),
     pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.full),
 ]
 

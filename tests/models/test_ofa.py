@@ -168,6 +168,7 @@ def test_a_row_of_padding_stays_finite():
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("change", [{"layers": "scan", "remat": "dots"}, {"remat": "full"}])
 def test_layer_modes_agree_with_dropout_on(change):
     """A rematerialised or scanned layer must draw the same dropout as a plain one."""
@@ -195,6 +196,7 @@ def test_keys_decide_about_dropout():
     assert np.array_equal(model.encode(source_ids).states, model.encode(source_ids).states)
 
 
+@pytest.mark.full
 def test_bf16_is_near_f32():
     images, source_ids, decoder_ids = inputs()
     out = []
@@ -248,6 +250,7 @@ def test_wrong_configs_fail_with_a_sentence():
         build().encode(np.zeros((1, 2), np.int32), jnp.zeros((1, 15, 32)))
 
 
+@pytest.mark.full
 def test_prompts_and_adapters_in_training():
     """Prompt entries are dropped once a sequence, in training only; adapters and prompts get gradients."""
     config = dataclasses.replace(

@@ -51,6 +51,7 @@ def test_matmul_convolution_equals_xla(size, stride, padding, pixels):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.full
 def test_convolution_methods_agree_in_the_network():
     # In float64: batch norm of few values amplifies the rounding of float32 sums in another order.
     jax.config.update("jax_enable_x64", True)

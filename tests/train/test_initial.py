@@ -81,6 +81,7 @@ def test_what_does_not_fit_is_one_sentence(first, mesh, tmp_path):
         take(dataclasses.replace(ONE_BLOCK, model=wide, init=InitConfig(str(folder), ("resnet",))))
 
 
+@pytest.mark.full
 def test_a_new_run_starts_from_another_and_a_resumed_one_keeps_its_own(tmp_path, capsys):
     def run(config):
         return train(config, Batches(config), task_names=TASK_NAMES, devices=jax.devices()[:1])

@@ -51,6 +51,7 @@ def one_and_eight():
         jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.full
 def test_layouts_and_device_counts_agree_in_float64(one_and_eight):
     one, eight = one_and_eight
     for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(eight), strict=True):
