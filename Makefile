@@ -81,11 +81,11 @@ lint: $(VENV)/.made
 
 # Eight fake devices, then the tests marked one_device again on one.
 test: $(VENV)/.made
-	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile -m "not full"
+	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile --no-loadscope-reorder -m "not full"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not full"
 
 # The page's tests last: they need gradio, a driver of browsers, and a Chromium on the path.
 test-full: $(VENV)/.made $(SERVE_VENV)/.made
-	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile -m "not serve"
+	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile --no-loadscope-reorder -m "not serve"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not serve"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(SERVE_VENV)/bin/python -m pytest -q -m serve

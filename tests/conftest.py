@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 DEVICES = os.environ.get("OFA_TEST_DEVICES", "8")
@@ -37,3 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # A busy machine is no fault of the code: examples are judged by their results, not by their time.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+_LONGEST_FIRST = ("e2e", "train", "models", "eval", "convert", "decode")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the folders of long tests: one that comes last is waited for by idle workers."""
+    ranks = {name: rank for rank, name in enumerate(_LONGEST_FIRST)}
+    root = Path(__file__).parent
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(root).parts[0], len(ranks)))

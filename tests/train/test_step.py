@@ -59,6 +59,7 @@ def test_layouts_and_device_counts_agree_in_float64(one_and_eight):
         assert np.max(np.abs(a - b)) <= 1e-9 * max(np.max(np.abs(a)), 1e-9), jax.tree_util.keystr(path)
 
 
+@pytest.mark.full
 def test_gradients_reach_every_parameter_that_the_batch_uses(one_and_eight):
     (_, (stats, groups)), grads = one_and_eight[0]
     zero = {jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_flatten_with_path(grads)[0] if not np.any(np.asarray(g))}
