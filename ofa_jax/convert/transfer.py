@@ -32,6 +32,7 @@ from ofa_jax.convert.state_files import StateFile, read_state, write_npz, write_
 from ofa_jax.convert.torch_file import write_torch
 from ofa_jax.convert.weights import Weights, fill, from_state, grown, shapes, to_fairseq_names, to_state
 from ofa_jax.models import ofa
+from ofa_jax.parallel.mesh import on_first_device
 from ofa_jax.vocab import gpt2_bpe
 from ofa_jax.vocab.tokenizer import load_tokenizer
 
@@ -156,7 +157,8 @@ def restore(checkpoint: Path) -> tuple[RunConfig, Weights, str]:
     manager = CheckpointManager(folder, read_only=True)
     config = manager.config(step)
     params = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0))[1])
-    found = manager.restore_params(params, jax.eval_shape(lambda: ofa.init_stats(config.model)), step=step)
+    stats = jax.eval_shape(lambda: ofa.init_stats(config.model))
+    found = manager.restore_params(on_first_device(params), on_first_device(stats), step=step)
     averaged = " (averaged weights)" if found.averaged else ""
     weights = Weights(jax.tree.map(np.asarray, found.params), jax.tree.map(np.asarray, found.stats))
     return config, weights, f"step {found.step} of {manager.directory}{averaged}"

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.check import check
@@ -35,6 +34,7 @@ from ofa_jax.eval.parse import read_box, read_objects, to_picture, until_eos
 from ofa_jax.eval.programs import Batch, Programs, Search, prompt_lens
 from ofa_jax.eval.rank import NamedScorer
 from ofa_jax.models import ofa
+from ofa_jax.parallel.mesh import on_first_device
 from ofa_jax.vocab.layout import bin_id, code_id, code_of
 from ofa_jax.vocab.tokenizer import Tokenizer, load_tokenizer
 from ofa_jax.vocab.trie import build_trie
@@ -215,14 +215,9 @@ class Instructor:
                 f"{config.vocab.path or 'tokeniser'}: found digest {tokenizer.digest[:12]}, expected {trained_with[:12]}, which the run "
                 "was trained with"
             )
-        place = SingleDeviceSharding(jax.devices()[0])  # left alone, every device would compute the same
-
-        def placed(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
-
         abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision)[1])
         stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
-        restored = manager.restore_params(placed(abstract), placed(stats), step=step)
+        restored = manager.restore_params(on_first_device(abstract), on_first_device(stats), step=step)
         instructor = cls(config, restored.params, restored.stats, tokenizer, batch_rows=batch_rows)
         instructor.source = str(manager.directory / str(restored.step))
         return instructor

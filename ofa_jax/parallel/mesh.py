@@ -7,9 +7,10 @@ All axes are of type Auto: the compiler places the collectives, sharding annotat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import BlockConfig, MeshConfig
@@ -58,6 +59,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def on_first_device(tree: Any) -> Any:
+    """Returns the shapes and dtypes of a tree's leaves, to be restored on the first device alone: whole on all, eight devices of one host
+    would hold eight copies."""
+    place = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
 
 def num_batch_shards(mesh: Mesh) -> int:

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import BlockConfig, MeshConfig
 from ofa_jax.parallel import hosts
-from ofa_jax.parallel.mesh import check_rows, make_mesh, mesh_shape
+from ofa_jax.parallel.mesh import check_rows, make_mesh, mesh_shape, on_first_device
 from ofa_jax.parallel.rules import RULES, key_path_name, param_shardings, partition_spec
 
 
@@ -100,3 +100,8 @@ def test_the_compilation_cache_goes_below_the_users_cache_folder(tmp_path):
         assert hosts.use_compilation_cache({"JAX_COMPILATION_CACHE_DIR": "/elsewhere"}) == "/elsewhere"
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_what_is_restored_for_one_device_is_not_copied_to_all():
+    found = on_first_device({"a": jax.ShapeDtypeStruct((3, 2), np.float32)})["a"]
+    assert found.shape == (3, 2) and found.dtype == np.float32 and found.sharding.device_set == {jax.devices()[0]}
