@@ -103,5 +103,5 @@ def test_the_compilation_cache_goes_below_the_users_cache_folder(tmp_path):
 
 
 def test_what_is_restored_for_one_device_is_not_copied_to_all():
-    found = on_first_device({"a": jax.ShapeDtypeStruct((3, 2), np.float32)})["a"]
-    assert found.shape == (3, 2) and found.dtype == np.float32 and found.sharding.device_set == {jax.devices()[0]}
+    found = on_first_device({"a": jax.ShapeDtypeStruct((3, 2), jnp.float32)})["a"]
+    assert found.shape == (3, 2) and found.dtype == jnp.float32 and found.sharding.device_set == {jax.devices()[0]}
