@@ -3,7 +3,8 @@
 python launch/convert.py import SOURCE --out=runs/NAME [--ema] [--bpe=DIR] [--config=FILE [--grow]]   OFA's weights: fairseq .pt,
                                                                                HF-style folder, safetensors, .npz
 python launch/convert.py import SOURCE --out=runs/NAME --config=FILE --part=bart|resnet [--bpe=DIR]   first weights of one part
-python launch/convert.py export RUN --out=PATH [--layout=hf|fairseq|npz]       a run's newest checkpoint for other programs
+python launch/convert.py import SOURCE --out=runs/NAME --part=vqgan            a VQGAN of taming-transformers
+python launch/convert.py export RUN --out=PATH [--layout=hf|fairseq|npz|taming] a run's newest checkpoint for other programs
 python launch/convert.py describe PATH                                         what any checkpoint is
 python launch/convert.py diff-config A B                                       what differs between two configs, files or runs
 python launch/convert.py verify --config=FILE[:arg] --state=S.npz --inputs=I.npz --expected=E.npz [--tolerance=1e-4]
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ofa_jax.config.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from ofa_jax.config.schema import RunConfig
+    from ofa_jax.config.schema import AnyRun, RunConfig
 
 EXIT_DIFFERS, EXIT_MISTAKE = 1, 2
 
@@ -51,14 +52,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
     take = commands.add_parser("import")
     take.add_argument("source", type=Path)
     take.add_argument("--out", type=Path, required=True, help="folder of the new run")
-    take.add_argument("--part", choices=("ofa", "bart", "resnet"), default="ofa")
+    take.add_argument("--part", choices=("ofa", "bart", "resnet", "vqgan"), default="ofa")
     take.add_argument("--ema", action="store_true", help="the averaged weights of a fairseq file")
     take.add_argument("--grow", action="store_true", help="draw the rows that tables lack for --config")
     take.add_argument("--bpe", type=Path, help="OFA's dict.txt or its folder")
     give = commands.add_parser("export")
     give.add_argument("checkpoint", type=Path)
     give.add_argument("--out", type=Path, required=True)
-    give.add_argument("--layout", choices=("hf", "fairseq", "npz"), default="hf")
+    give.add_argument("--layout", choices=("hf", "fairseq", "npz", "taming"), help="hf, or taming for a VQGAN, where not given")
     commands.add_parser("describe").add_argument("path", type=Path)
     diff = commands.add_parser("diff-config")
     diff.add_argument("a")
@@ -81,7 +82,7 @@ def _run(argv: list[str]) -> int:
     import jax
 
     from ofa_jax.config.load import override
-    from ofa_jax.convert import transfer
+    from ofa_jax.convert import transfer, vqgan_files
     from ofa_jax.parallel import hosts
 
     hosts.use_compilation_cache()
@@ -94,7 +95,9 @@ def _run(argv: list[str]) -> int:
         print(line, flush=True)
 
     given = load_config(argv)[0] if spec else None
-    if flags.command == "import" and flags.part == "ofa":
+    if flags.command == "import" and flags.part == "vqgan":
+        vqgan_files.import_vqgan(flags.source, flags.out, progress=say)
+    elif flags.command == "import" and flags.part == "ofa":
         transfer.import_ofa(
             flags.source, flags.out, ema=flags.ema, grow=flags.grow, bpe=flags.bpe, config=given, override=changed, progress=say
         )
@@ -127,13 +130,13 @@ def _diff(a: str, b: str) -> int:
     from ofa_jax.config.load import read_config
     from ofa_jax.config.render import diff
 
-    def config_of(text: str) -> RunConfig:
+    def config_of(text: str) -> AnyRun:
         if ".py" in text:
             return read_config(text)
         from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 
         folder, step = find_run(text)
-        return CheckpointManager(folder, read_only=True).config(step)
+        return CheckpointManager(folder, read_only=True).run_config(step)
 
     lines = diff(config_of(a), config_of(b))
     print("\n".join(lines) or "the configs are equal")

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from ofa_jax.config.schema import RunConfig
+    from ofa_jax.data.pipeline import RowBuild
 
 EXIT_MISTAKE = 2
 
@@ -30,9 +35,9 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     from ofa_jax.config.check import check
-    from ofa_jax.config.load import load_config
+    from ofa_jax.config.load import load_run
 
-    config, rest = load_config(argv)
+    config, rest = load_run(argv)
     if len(rest) > 1:
         raise ConfigError(f"command line: found {rest[1]}, expected --config=..., --config.a.b=value or --traceback")
     check(config)  # before anything slow is imported or started
@@ -48,25 +53,20 @@ def _train(argv: list[str]) -> int:
     check(config, num_devices=jax.device_count())
 
     from ofa_jax.config.debug import uses_fixtures
+    from ofa_jax.config.schema import VQGANRunConfig
     from ofa_jax.data.pipeline import Pipeline
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.records import open_records
-    from ofa_jax.data.transforms.image import transform
-    from ofa_jax.tasks.negatives import load_negatives
-    from ofa_jax.tasks.rows import RowBuilder
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
-    from ofa_jax.vocab.tokenizer import load_tokenizer
 
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 
         for _ in hosts.one_after_another():
             print(f"fixtures: {fixtures.write(config.data.dir)}")
-    tokenizer = load_tokenizer(config.vocab)
-    datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
-    negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}
+    build_row, identity = _vqgan_rows() if isinstance(config, VQGANRunConfig) else _ofa_rows(config)
     workdir = run_folder(config)
     quarantine = Quarantine(
         workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
@@ -74,8 +74,8 @@ def _train(argv: list[str]) -> int:
     pipeline = Pipeline(
         config.data,
         config.seed,
-        RowBuilder(config.vocab, tokenizer, negatives, transform),
-        lambda source: open_records(config.data.dir, source.dataset, source.split),
+        build_row,
+        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.row == "image_infilling"),
         host=hosts.index(),
         num_hosts=hosts.count(),
         quarantine=quarantine,
@@ -85,15 +85,39 @@ def _train(argv: list[str]) -> int:
         hooks.append(StopOnRejects(quarantine, every_steps=config.log_every))
     if config.data.write_digests:
         hooks.append(WriteDigests(workdir, host=hosts.index()))
-    if config.eval.every_steps:
+    if isinstance(config, VQGANRunConfig) and config.eval.dataset:
+        from ofa_jax.eval import reconstructions
+
+        hooks.append(Evaluate(reconstructions.in_loop(config, workdir), every_steps=config.eval.every_steps))
+    elif not isinstance(config, VQGANRunConfig) and config.eval.every_steps:
         from ofa_jax.eval.in_loop import in_loop
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
+    task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
     try:
-        result = train(config, pipeline, hooks, task_names=TASK_NAMES, identity={"tokenizer": tokenizer.digest})
+        result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
     finally:
         pipeline.close()
     return EXIT_STOPPED if result.stopped else 0
+
+
+def _ofa_rows(config: RunConfig) -> tuple[RowBuild, dict[str, str]]:
+    """What turns records into rows, and the facts outside the config that a resumed run must share."""
+    from ofa_jax.data.transforms.image import transform
+    from ofa_jax.tasks.negatives import load_negatives
+    from ofa_jax.tasks.rows import RowBuilder
+    from ofa_jax.vocab.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(config.vocab)
+    datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
+    negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}
+    return RowBuilder(config.vocab, tokenizer, negatives, transform), {"tokenizer": tokenizer.digest}
+
+
+def _vqgan_rows() -> tuple[RowBuild, dict[str, str]]:
+    from ofa_jax.data.pictures import picture_row
+
+    return picture_row, {}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.render import from_json, to_json
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun, RunConfig
 from ofa_jax.parallel.rules import key_path_parts
 
 COMMIT_MARKER = "commit_success.txt"
@@ -90,7 +90,7 @@ class CheckpointManager:
 
     # -- writing
 
-    def save(self, step: int, state: Any, *, config: RunConfig, identity: dict[str, str] | None = None, wait: bool = False) -> None:
+    def save(self, step: int, state: Any, *, config: AnyRun, identity: dict[str, str] | None = None, wait: bool = False) -> None:
         """Starts saving `state` as checkpoint `step` and returns once its arrays are copied; `wait` returns when it is on disk.
 
         identity: facts outside the config that must be the same on resume, as the tokeniser's digest. A step that is already saved
@@ -127,7 +127,15 @@ class CheckpointManager:
     # -- reading
 
     def config(self, step: int | None = None) -> RunConfig:
-        """Returns the resolved config of the run that wrote the checkpoint (default: the newest)."""
+        """Returns the resolved config of the run of OFA that wrote the checkpoint (default: the newest). Raises `CheckpointError`
+        when it is the run of another model."""
+        config = self.run_config(step)
+        if not isinstance(config, RunConfig):
+            raise CheckpointError(f"{self.directory}: found a {config.objective}, expected an OFA model")
+        return config
+
+    def run_config(self, step: int | None = None) -> AnyRun:
+        """Returns the resolved config of the run that wrote the checkpoint (default: the newest), whatever model it trains."""
         return from_json(self._metadata(self._resolve(step)).custom_metadata["config"])
 
     def identity(self, step: int | None = None) -> dict[str, str]:

@@ -6,13 +6,14 @@ Every finding is one sentence: the field, what was found, what was expected and,
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from ofa_jax.config.check_vqgan import vqgan_problems
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
-from ofa_jax.config.schema import UNK_ID, BlockConfig, RunConfig
+from ofa_jax.config.findings import at_least, data_findings, fraction, mesh_findings, multiple, positive, resolve_mesh, run_findings
+from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
 # of every image-text pair). `tasks/table.ROWS` says which tasks these are; a test holds the two together.
@@ -29,7 +30,7 @@ MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 
 
-def check(config: RunConfig, num_devices: int | None = None, *, training: bool = True) -> None:
+def check(config: AnyRun, num_devices: int | None = None, *, training: bool = True) -> None:
     """Raises ConfigError with the first problem of `config`; `num_devices` is the number of devices of the mesh, where it is known.
 
     training: False where the model only decodes: no data, mesh or first parameters are needed then, as in the config of imported weights.
@@ -38,11 +39,14 @@ def check(config: RunConfig, num_devices: int | None = None, *, training: bool =
         raise ConfigError(problem)
 
 
-def problems(config: RunConfig, num_devices: int | None = None, *, training: bool = True) -> Iterator[str]:
+def problems(config: AnyRun, num_devices: int | None = None, *, training: bool = True) -> Iterator[str]:
     """Yields every problem of `config` as one sentence. Types come first: where one is wrong, nothing else is judged."""
     wrong = list(_types(config, ""))
     yield from wrong
     if wrong:
+        return
+    if isinstance(config, VQGANRunConfig):
+        yield from vqgan_problems(config, num_devices, training=training)
         return
     yield from _run(config)
     yield from _loss(config)
@@ -74,67 +78,24 @@ def _types(node: Any, prefix: str) -> Iterator[str]:
             yield f"{path}: found {value!r}, expected {describe(kind)}"
 
 
-def _at_least(path: str, value: float, low: float) -> Iterator[str]:
-    if value < low:
-        yield f"{path}: found {value}, expected at least {low}"
-
-
-def _positive(path: str, value: float) -> Iterator[str]:
-    if value <= 0:
-        yield f"{path}: found {value}, expected more than 0"
-
-
-def _fraction(path: str, value: float, *, open_end: bool) -> Iterator[str]:
-    """A number from 0 to 1; `open_end` leaves out 1 itself."""
-    if value < 0 or value > 1 or (open_end and value == 1):
-        yield f"{path}: found {value}, expected a number from 0 to 1{', 1 not included' if open_end else ''}"
-
-
-def _multiple(path: str, value: int, of: int, why: str) -> Iterator[str]:
-    """`value` must be a positive multiple of `of`; the sentence names the nearest ones."""
-    if value <= 0 or value % of:
-        low = value // of * of
-        legal = f"{low} or {low + of}" if low > 0 else f"{of}"
-        yield f"{path}: found {value}, expected a multiple of {of} ({why}): nearest {legal}"
-
-
 def _run(config: RunConfig) -> Iterator[str]:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", config.name):
-        yield f"name: found {config.name!r}, expected letters, digits, '_', '-' and '.', because it names the run's folder"
-    if re.search(r"[{}]", config.workdir.replace("{name}", "")) or not config.workdir:
-        yield f"workdir: found {config.workdir!r}, expected a path in which only {{name}} stands in braces"
-    yield from _positive("steps", config.steps)
-    yield from _positive("log_every", config.log_every)
-    yield from _at_least("seed", config.seed, 0)
-    yield from _positive("checkpoint.every_steps", config.checkpoint.every_steps)
-    yield from _at_least("checkpoint.every_s", config.checkpoint.every_s, 0)
-    yield from _positive("checkpoint.keep", config.checkpoint.keep)
-    optimizer = config.optimizer
-    yield from _positive("optimizer.learning_rate", optimizer.learning_rate)
-    yield from _at_least("optimizer.end_learning_rate", optimizer.end_learning_rate, 0)
-    yield from _fraction("optimizer.warmup_fraction", optimizer.warmup_fraction, open_end=False)
-    yield from _fraction("optimizer.beta1", optimizer.beta1, open_end=True)
-    yield from _fraction("optimizer.beta2", optimizer.beta2, open_end=True)
-    yield from _positive("optimizer.eps", optimizer.eps)
-    yield from _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
-    yield from _at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
-    yield from _parts("optimizer.frozen", optimizer.frozen)
-    yield from _fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
+    yield from run_findings(config)
+    yield from _parts("optimizer.frozen", config.optimizer.frozen)
 
 
 def _loss(config: RunConfig) -> Iterator[str]:
     loss, size = config.loss, config.vocab.size
-    yield from _fraction("loss.label_smoothing", loss.label_smoothing, open_end=True)
-    yield from _at_least("loss.logit_chunk", loss.logit_chunk, 0)
+    yield from fraction("loss.label_smoothing", loss.label_smoothing, open_end=True)
+    yield from at_least("loss.logit_chunk", loss.logit_chunk, 0)
     ids = loss.constraint_range
     if ids and not (len(ids) == 2 and UNK_ID < ids[0] < ids[1] <= size):
         yield f"loss.constraint_range: found {ids}, expected none or two ids, a first from {UNK_ID + 1} and a larger end up to {size}"
     for name in ("drop_worst", "drop_best"):
         ratio, updates = getattr(loss, name)
-        yield from _fraction(f"loss.{name}", ratio, open_end=True)
-        yield from _at_least(f"loss.{name}", updates, 0)
-    yield from _fraction("loss.encouraging_log_end", loss.encouraging_log_end, open_end=False)
-    yield from _at_least("loss.r_drop_alpha", loss.r_drop_alpha, 0)
+        yield from fraction(f"loss.{name}", ratio, open_end=True)
+        yield from at_least(f"loss.{name}", updates, 0)
+    yield from fraction("loss.encouraging_log_end", loss.encouraging_log_end, open_end=False)
+    yield from at_least("loss.r_drop_alpha", loss.r_drop_alpha, 0)
     if config.objective == "picture_words":
         for field in dataclasses.fields(loss):
             value = getattr(loss, field.name)
@@ -148,10 +109,10 @@ def _vocab(config: RunConfig) -> Iterator[str]:
         yield "vocab.path: found nothing, expected the .model file of vocab.tokenizer=sentencepiece"
     if vocab.num_text <= NUM_SPECIAL:
         yield f"vocab.num_text: found {vocab.num_text}, expected more than the {NUM_SPECIAL} ids of BOS, PAD, EOS, UNK and MASK"
-    yield from _at_least("vocab.num_codes", vocab.num_codes, 1)
-    yield from _at_least("vocab.num_bins", vocab.num_bins, 2)
-    yield from _positive("vocab.canvas_px", vocab.canvas_px)
-    yield from _positive("vocab.pad_multiple", vocab.pad_multiple)
+    yield from at_least("vocab.num_codes", vocab.num_codes, 1)
+    yield from at_least("vocab.num_bins", vocab.num_bins, 2)
+    yield from positive("vocab.canvas_px", vocab.canvas_px)
+    yield from positive("vocab.pad_multiple", vocab.pad_multiple)
 
 
 def _model(config: RunConfig) -> Iterator[str]:
@@ -159,19 +120,19 @@ def _model(config: RunConfig) -> Iterator[str]:
     for name in ("width", "ffn_width", "num_heads", "encoder_layers", "decoder_layers", "token_bucket_size", "image_bucket_size",
                  "max_positions", "num_source_positions", "num_target_positions", "code_image_px", "code_stride",
                  "orig_patch_image_px"):  # fmt: skip
-        yield from _positive(f"model.{name}", getattr(model, name))
+        yield from positive(f"model.{name}", getattr(model, name))
     for name in ("base_width", "expansion", "stem_kernel", "stem_stride"):
-        yield from _positive(f"model.resnet.{name}", getattr(resnet, name))
+        yield from positive(f"model.resnet.{name}", getattr(resnet, name))
     for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_drop_path_rate", "decoder_drop_path_rate",
                  "prompt_dropout"):  # fmt: skip
-        yield from _fraction(f"model.{name}", getattr(model, name), open_end=True)
-    yield from _fraction("model.resnet.drop_path_rate", resnet.drop_path_rate, open_end=True)
-    yield from _fraction("model.resnet.norm_momentum", resnet.norm_momentum, open_end=False)
+        yield from fraction(f"model.{name}", getattr(model, name), open_end=True)
+    yield from fraction("model.resnet.drop_path_rate", resnet.drop_path_rate, open_end=True)
+    yield from fraction("model.resnet.norm_momentum", resnet.norm_momentum, open_end=False)
     for name in ("attn_scale_factor", "layer_norm_eps", "init_std"):
-        yield from _positive(f"model.{name}", getattr(model, name))
-    yield from _positive("model.resnet.norm_eps", resnet.norm_eps)
-    yield from _at_least("model.norm_group", model.norm_group, 0)
-    yield from _at_least("model.adapter_width", model.adapter_width, 0)
+        yield from positive(f"model.{name}", getattr(model, name))
+    yield from positive("model.resnet.norm_eps", resnet.norm_eps)
+    yield from at_least("model.norm_group", model.norm_group, 0)
+    yield from at_least("model.adapter_width", model.adapter_width, 0)
     if min(model.prompt_lens) < 0:
         yield f"model.prompt_lens: found {model.prompt_lens}, expected no negative length"
     if not resnet.blocks or min(resnet.blocks) < 1:
@@ -179,9 +140,9 @@ def _model(config: RunConfig) -> Iterator[str]:
     if len(resnet.strides) != len(resnet.blocks) or any(stride < 1 for stride in resnet.strides):
         yield f"model.resnet.strides: found {resnet.strides}, expected one positive stride for each of the {len(resnet.blocks)} stages"
     if model.num_heads > 0 and model.width > 0:
-        yield from _multiple("model.width", model.width, model.num_heads, "model.num_heads")
+        yield from multiple("model.width", model.width, model.num_heads, "model.num_heads")
     if model.code_image_px > 0 and model.code_stride > 0:
-        yield from _multiple("model.code_image_px", model.code_image_px, model.code_stride, "model.code_stride")
+        yield from multiple("model.code_image_px", model.code_image_px, model.code_stride, "model.code_stride")
         if model.code_grid > model.image_bucket_size:
             yield (
                 f"model.code_image_px: found a code grid of {model.code_grid} a side, expected at most "
@@ -195,77 +156,42 @@ def _model(config: RunConfig) -> Iterator[str]:
 
 
 def _mesh(config: RunConfig, num_devices: int | None) -> Iterator[str]:
-    mesh, model = config.mesh, config.model
-    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
-    for name, size in sizes.items():
-        if size < 1 and size != -1:
-            yield f"mesh.{name}: found {size}, expected a positive number of devices, or -1 for what the others leave"
-            return
-    if list(sizes.values()).count(-1) > 1:
-        yield f"mesh: found -1 more than once ({sizes}), expected it on one axis at most"
+    model = config.model
+    sizes = yield from mesh_findings(config.mesh, num_devices)
+    if sizes is None:
         return
-    known = 1
-    for size in sizes.values():
-        known *= size if size > 0 else 1
-    if num_devices is not None:
-        if -1 in sizes.values():
-            if num_devices % known:
-                yield f"mesh: found {sizes}, whose fixed axes take {known} devices, expected a divisor of the {num_devices} there are"
-                return
-        elif known != num_devices:
-            yield f"mesh: found {sizes}, which takes {known} devices, expected the {num_devices} devices there are"
-            return
-    sizes = resolve_mesh(config, num_devices)
     if sizes["tensor"] > 1:
         why = f"mesh.tensor={sizes['tensor']} splits it"
-        yield from _multiple("model.num_heads", model.num_heads, sizes["tensor"], why)
-        yield from _multiple("model.ffn_width", model.ffn_width, sizes["tensor"], why)
+        yield from multiple("model.num_heads", model.num_heads, sizes["tensor"], why)
+        yield from multiple("model.ffn_width", model.ffn_width, sizes["tensor"], why)
         if config.vocab.padded_size % sizes["tensor"]:
             yield (
                 f"vocab.pad_multiple: found {config.vocab.pad_multiple}, which pads the vocabulary to {config.vocab.padded_size} rows, "
                 f"expected a multiple of mesh.tensor={sizes['tensor']}"
             )
     if sizes["fsdp"] > 1:
-        yield from _multiple("model.width", model.width, sizes["fsdp"], f"mesh.fsdp={sizes['fsdp']} splits it")
-
-
-def resolve_mesh(config: RunConfig, num_devices: int | None) -> dict[str, int]:
-    """Returns the axis sizes of the mesh; an axis of -1 takes what is left of `num_devices`, or 1 where that is not known."""
-    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
-    fixed = 1
-    for size in sizes.values():
-        fixed *= size if size > 0 else 1
-    return {name: size if size > 0 else max(1, (num_devices or fixed) // fixed) for name, size in sizes.items()}
+        yield from multiple("model.width", model.width, sizes["fsdp"], f"mesh.fsdp={sizes['fsdp']} splits it")
 
 
 def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
     data = config.data
-    if not data.dir:
-        yield "data.dir: found nothing, expected the folder that holds the prepared datasets"
-    yield from _at_least("data.num_workers", data.num_workers, 0)
-    yield from _positive("data.prefetch", data.prefetch)
-    yield from _fraction("data.max_reject_fraction", data.max_reject_fraction, open_end=False)
-    yield from _at_least("data.reject_grace", data.reject_grace, 0)
-    if not data.blocks:
-        yield "data.blocks: found none, expected at least one row block"
-    names = [block.name for block in data.blocks]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"data.blocks: found the name {name} twice, expected names that differ"
+    yield from data_findings(data)
     for block in data.blocks:
+        if block.stream == "pictures":
+            yield f"data.blocks.{block.name}.stream: found pictures, expected pairs, images or text, because OFA reads sequences"
+            continue
         if config.objective == "picture_words" and (block.stream == "text" or any(s.row == "image_infilling" for s in block.sources)):
             yield f"data.blocks.{block.name}: found rows without a whole picture, expected none for objective=picture_words"
         if config.objective == "picture_words" and block.image_px != config.data.blocks[0].image_px:
             first = config.data.blocks[0]
             yield f"data.blocks.{block.name}.image_px: found {block.image_px}, expected {first.image_px} as in block {first.name}"
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", block.name):
-            yield f"data.blocks: found the name {block.name!r}, expected lower-case letters, digits and '_'"
         yield from _block(config, block, num_devices)
 
 
 def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:
     model, path = config.model, f"data.blocks.{block.name}"
-    yield from _positive(f"{path}.rows", block.rows)
-    yield from _positive(f"{path}.pairs_per_image", block.pairs_per_image)
+    yield from positive(f"{path}.rows", block.rows)
+    yield from positive(f"{path}.pairs_per_image", block.pairs_per_image)
     yield from _rows_on_devices(config, block, num_devices)
     yield from _length(config, f"{path}.source_len", block.source_len)
     yield from _length(config, f"{path}.target_len", block.target_len)
@@ -284,14 +210,14 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
 
 
 def _rows_on_devices(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:
-    sizes, group = resolve_mesh(config, num_devices), config.model.norm_group
+    sizes, group = resolve_mesh(config.mesh, num_devices), config.model.norm_group
     shards = sizes["data"] * sizes["fsdp"]
     path = f"data.blocks.{block.name}.rows"
     if shards > 1:
-        yield from _multiple(path, block.rows, shards, f"mesh data x fsdp = {sizes['data']} x {sizes['fsdp']} devices share the rows")
+        yield from multiple(path, block.rows, shards, f"mesh data x fsdp = {sizes['data']} x {sizes['fsdp']} devices share the rows")
     if config.model.image_norm == "batch" and group and block.stream != "text" and block.rows % shards == 0:
         # A group of images that share batch statistics never crosses a device, so that the device count changes nothing.
-        yield from _multiple(path, block.rows, shards * group, f"model.norm_group={group} on each of {shards} devices")
+        yield from multiple(path, block.rows, shards * group, f"model.norm_group={group} on each of {shards} devices")
 
 
 def _length(config: RunConfig, path: str, length: int) -> Iterator[str]:
@@ -307,7 +233,7 @@ def _picture(config: RunConfig, path: str, image_px: int) -> Iterator[str]:
     stride, bucket = config.model.resnet.stride, config.model.image_bucket_size
     if stride < 1:
         return  # reported with the ResNet's own fields
-    yield from _multiple(path, image_px, stride, "the ResNet's stride")
+    yield from multiple(path, image_px, stride, "the ResNet's stride")
     if image_px // stride > bucket:
         yield (
             f"{path}: found {image_px}, a grid of {image_px // stride} patches a side, expected at most "
@@ -324,7 +250,7 @@ def _sources(config: RunConfig, block: BlockConfig) -> Iterator[str]:
         line = f"{path}.{index}"
         if not source.dataset or not source.split:
             yield f"{line}: found dataset {source.dataset!r} and split {source.split!r}, expected both to be named"
-        yield from _positive(f"{line}.weight", source.weight)
+        yield from positive(f"{line}.weight", source.weight)
         if source.row not in legal:
             yield f"{line}.row: found {source.row}, expected a row kind of stream {block.stream}: {', '.join(legal)}"
             continue
@@ -373,10 +299,10 @@ def _parts(path: str, names: tuple[str, ...]) -> Iterator[str]:
 
 def _eval(config: RunConfig) -> Iterator[str]:
     plan = config.eval
-    yield from _positive("eval.batch_rows", plan.batch_rows)
-    yield from _at_least("eval.bootstrap_samples", plan.bootstrap_samples, 0)
-    yield from _at_least("eval.report_examples", plan.report_examples, 0)
-    yield from _at_least("eval.every_steps", plan.every_steps, 0)
+    yield from positive("eval.batch_rows", plan.batch_rows)
+    yield from at_least("eval.bootstrap_samples", plan.bootstrap_samples, 0)
+    yield from at_least("eval.report_examples", plan.report_examples, 0)
+    yield from at_least("eval.every_steps", plan.every_steps, 0)
     if plan.every_steps and not plan.sets:
         yield f"eval.every_steps: found {plan.every_steps} without eval.sets, expected 0 or at least one set"
     if not plan.sets:
@@ -393,7 +319,7 @@ def _eval(config: RunConfig) -> Iterator[str]:
             yield f"{path}: found name {row.name!r}, dataset {row.dataset!r}, split {row.split!r}, expected all three to be named"
         if row.task not in TASK_NAMES:
             yield f"{path}.task: found {row.task}, expected a task of the table; {nearest(row.task, TASK_NAMES)}"
-        yield from _at_least(f"{path}.limit", row.limit, 0)
+        yield from at_least(f"{path}.limit", row.limit, 0)
         yield from _codes_fit(config, path, row.task, image_px=plan.image_px, target_path="eval.target_len", target_len=plan.target_len)
     if any(row.task in BOX_TASKS for row in plan.sets) and plan.image_px > config.vocab.canvas_px:
         limit = f"vocab.canvas_px={config.vocab.canvas_px}"

@@ -18,9 +18,20 @@ What changes, so that what writes and reads the fixtures agrees with the configs
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 from ofa_jax.config.load import parse_arg
-from ofa_jax.config.schema import BlockConfig, EvalSetConfig, InitConfig, ModelConfig, RunConfig, SourceConfig, VocabConfig
+from ofa_jax.config.schema import (
+    AnyRun,
+    BlockConfig,
+    EvalSetConfig,
+    InitConfig,
+    ModelConfig,
+    RunConfig,
+    SourceConfig,
+    VocabConfig,
+    VQGANRunConfig,
+)
 
 FIXTURES_DIR = "data/fixtures"
 FIXTURE_VOCAB = VocabConfig(
@@ -53,15 +64,18 @@ _EVAL_SETS = (
 )
 
 
-def with_arg(config: RunConfig, arg: str) -> RunConfig:
+Run = TypeVar("Run", RunConfig, VQGANRunConfig)
+
+
+def with_arg(config: Run, arg: str) -> Run:
     """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, or both (`debug,steps=10`)."""
     options = parse_arg(arg, debug=False, steps=0)
     if options["debug"]:
-        config = debug(config)
+        config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config)
     return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
 
 
-def uses_fixtures(config: RunConfig) -> bool:
+def uses_fixtures(config: AnyRun) -> bool:
     """Returns whether the run reads generated fixtures, which a launch script makes when they are missing."""
     return config.data.dir == FIXTURES_DIR
 
@@ -87,6 +101,33 @@ def debug(config: RunConfig) -> RunConfig:
         eval=dataclasses.replace(
             config.eval, sets=_EVAL_SETS, batch_rows=8, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX, bootstrap_samples=100
         ),
+        steps=DEBUG_STEPS,
+        precision="f32",
+        log_every=1,
+    )
+
+
+def debug_vqgan(config: VQGANRunConfig) -> VQGANRunConfig:
+    """Returns `config` shrunk to seconds on a CPU: the fixtures' scenes in 8 rows of 32 px, 8 channels, one block a level, few codes;
+    levels, quantiser, losses and transform stay. A discriminator has its say from the second step on."""
+    loss = config.loss
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}_debug",
+        model=dataclasses.replace(config.model, width=8, num_blocks=1, latent_width=8, code_width=8, num_codes=32, norm_groups=4),
+        data=dataclasses.replace(
+            config.data,
+            dir=FIXTURES_DIR,
+            num_workers=0,
+            blocks=tuple(
+                dataclasses.replace(block, rows=DEBUG_ROWS, image_px=32, sources=(SourceConfig("scenes", "picture"),))
+                for block in config.data.blocks
+            ),
+        ),
+        loss=dataclasses.replace(loss, discriminator_width=8, discriminator_layers=1, discriminator_start=1, perceptual=""),
+        mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
+        init=InitConfig(),
+        eval=dataclasses.replace(config.eval, dataset="scenes", split="validation", limit=8, image_px=32, batch_rows=8, drawn=4),
         steps=DEBUG_STEPS,
         precision="f32",
         log_every=1,

@@ -17,9 +17,14 @@ from ofa_jax.config.errors import ConfigError, nearest
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Returns the resolved type of every field of the dataclass `cls`, in the order of the schema."""
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    """Returns the resolved type of every field of the dataclass `cls`, in the order of the schema; do not change the dict."""
+    if cls not in _RESOLVED:
+        hints = typing.get_type_hints(cls)
+        _RESOLVED[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _RESOLVED[cls]
+
+
+_RESOLVED: dict[type, dict[str, Any]] = {}  # resolving annotations takes most of the time of walking a config
 
 
 def describe(kind: Any) -> str:

@@ -1,8 +1,9 @@
 """From the command line to a `RunConfig`: `--config=configs/x.py[:arg]` and `--config.a.b=value`.
 
 absl refuses flags with dots, so these are taken out of argv before absl parses the rest. A config file is Python with a function
-`get_config(arg: str) -> RunConfig`; `arg` is what follows the colon, a list of `name` and `name=value` separated by commas, read with
-`parse_arg`. The file is found from the working directory; it may import its neighbours as `configs.x`, wherever the command runs.
+`get_config(arg: str)` that returns a `RunConfig` or, to train a VQGAN, a `VQGANRunConfig`; `arg` is what follows the colon, a list of
+`name` and `name=value` separated by commas, read with `parse_arg`. The file is found from the working directory; it may import its
+neighbours as `configs.x`, wherever the command runs.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ofa_jax.config.decoding import SweepConfig
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import parse, replace_at
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun, RunConfig
 
+Run = TypeVar("Run", bound=AnyRun)
 _FLAG = re.compile(r"^--?config(?P<path>\.[^=]*)?(?:=(?P<value>.*))?$", re.DOTALL)
 
 
 def load_config(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Returns what `load_run` does, for commands about OFA: raises ConfigError for the config of another model too."""
+    config, rest = load_run(argv)
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"--config: found the run {config.name} of a {config.objective}, expected one of an OFA model")
+    return config, rest
+
+
+def load_run(argv: Sequence[str]) -> tuple[AnyRun, list[str]]:
     """Returns the config that `argv` asks for and what is left of `argv`, in order (its first element, the program's name, included).
 
     Overrides are applied after the file, from left to right. Cross-field checks are the caller's next step (`config.check.check`).
@@ -67,7 +77,7 @@ def split_config(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]
     return spec or None, overrides, rest
 
 
-def override(config: RunConfig, overrides: Sequence[tuple[str, str]]) -> RunConfig:
+def override(config: Run, overrides: Sequence[tuple[str, str]]) -> Run:
     """Returns `config` with every (dotted path, text) of `overrides` applied in order; texts are parsed by the field's type."""
     for path, text in overrides:
         if not path or any(not key for key in path.split(".")):
@@ -76,7 +86,7 @@ def override(config: RunConfig, overrides: Sequence[tuple[str, str]]) -> RunConf
     return config
 
 
-def read_config(spec: str) -> RunConfig:
+def read_config(spec: str) -> AnyRun:
     """Returns `get_config(arg)` of the file that `spec` (`path.py` or `path.py:arg`) names."""
     match = re.match(r"^(?P<file>.*?\.py)(?::(?P<arg>.*))?$", spec, re.DOTALL)
     if match is None:
@@ -86,8 +96,8 @@ def read_config(spec: str) -> RunConfig:
     if not callable(get_config):
         raise ConfigError(f"{match['file']}: found no function get_config, expected get_config(arg: str) -> RunConfig")
     config = get_config(match["arg"] or "")
-    if not isinstance(config, RunConfig):
-        raise ConfigError(f"{match['file']}: get_config returned {type(config).__name__}, expected a RunConfig")
+    if not isinstance(config, AnyRun):
+        raise ConfigError(f"{match['file']}: get_config returned {type(config).__name__}, expected a RunConfig or a VQGANRunConfig")
     return config
 
 

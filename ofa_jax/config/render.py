@@ -14,27 +14,27 @@ from typing import Any
 
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
 
 
-def leaves(config: RunConfig) -> dict[str, str]:
+def leaves(config: AnyRun) -> dict[str, str]:
     """Returns the rendered value of every leaf by dotted path, in the order of the schema."""
     lines: dict[str, str] = {}
     _walk(config, "", lines)
     return lines
 
 
-def render(config: RunConfig) -> str:
+def render(config: AnyRun) -> str:
     """Returns the config as text, `a.b.c = value`, one leaf a line, ending with a newline. Equal configs give equal text."""
     return "".join(f"{path} = {value}\n" for path, value in leaves(config).items())
 
 
-def config_hash(config: RunConfig) -> str:
+def config_hash(config: AnyRun) -> str:
     """Returns the SHA-256 of the rendered text, 64 hex digits."""
     return hashlib.sha256(render(config).encode()).hexdigest()
 
 
-def diff(a: RunConfig, b: RunConfig) -> list[str]:
+def diff(a: AnyRun, b: AnyRun) -> list[str]:
     """Returns one line per leaf that differs, `path: value in a -> value in b`; a leaf that one side lacks is shown as (none)."""
     left, right = leaves(a), leaves(b)
     paths = list(left) + [path for path in right if path not in left]
@@ -42,13 +42,13 @@ def diff(a: RunConfig, b: RunConfig) -> list[str]:
     return [f"{path}: {left.get(path, '(none)')} -> {right.get(path, '(none)')}" for path in changed]
 
 
-def to_json(config: RunConfig) -> str:
+def to_json(config: AnyRun) -> str:
     """Returns the config as JSON, fields in the order of the schema; `from_json` gives back an equal config."""
     return json.dumps(dataclasses.asdict(config), indent=1, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> RunConfig:
-    """Returns the RunConfig that `to_json` wrote, by this version of the schema or an older one.
+def from_json(text: str) -> AnyRun:
+    """Returns the config that `to_json` wrote, of the kind that its objective says, by this version of the schema or an older one.
 
     A field that the text lacks has its default, which for a field added later must be what runs did before. Raises ConfigError for
     text that is not JSON, a field that the schema lacks, a missing field without a default, and a value of another type.
@@ -59,7 +59,8 @@ def from_json(text: str) -> RunConfig:
         raise ConfigError(
             f"stored config: found no JSON at line {error.lineno}, column {error.colno}, expected what to_json wrote"
         ) from None
-    return _build(RunConfig, data, "config")
+    vqgan = isinstance(data, dict) and data.get("objective") == "vqgan"
+    return _build(VQGANRunConfig if vqgan else RunConfig, data, "config")
 
 
 def _walk(node: Any, prefix: str, lines: dict[str, str], *, named: bool = False) -> None:

@@ -138,11 +138,40 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VQGANConfig:
+    """A VQGAN: pictures to a grid of codes and back (Esser et al. 2021, arXiv 2012.09841).
+
+    The defaults are the published f=8 model with a Gumbel quantiser and 8,192 codes of taming-transformers, whose codes OFA uses. There
+    attention is placed by the side of a nominal picture; here by level, so that it stays where it is at any picture size.
+    """
+
+    width: int = 128  # channels of level 0
+    multiples: tuple[int, ...] = (1, 1, 2, 4)  # channels of each level over `width`; a level has half the side of the one before
+    num_blocks: int = 2  # residual blocks of a level of the encoder; the decoder has one more
+    attention_levels: tuple[int, ...] = (3,)  # levels whose blocks are followed by attention
+    latent_width: int = 256  # channels that the encoder gives and the decoder takes
+    num_codes: int = 8_192
+    code_width: int = 256  # of an entry of the codebook
+    quantizer: Literal["gumbel", "nearest"] = "gumbel"
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    convolution: Literal["xla", "matmul"] = "xla"
+
+    @property
+    def stride(self) -> int:
+        """Pixels a code covers in each direction: 8 for OFA's."""
+        return 2 ** (len(self.multiples) - 1)
+
+    def level_width(self, level: int) -> int:
+        return self.width * self.multiples[level]
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """One line of a mixture: rows of kind `row` from `dataset`, drawn with `weight` relative to its block's other lines."""
 
     dataset: str  # a folder below `data.dir`
-    row: Literal["caption", "question", "grounding", "detection", "image_infilling", "text_infilling"]
+    row: Literal["caption", "question", "grounding", "detection", "image_infilling", "text_infilling", "picture"]
     weight: float = 1.0
     split: str = "train"
 
@@ -152,7 +181,7 @@ class BlockConfig:
     """One row block of the global batch: `rows` images (or texts), each with `pairs_per_image` pairs, at one static shape."""
 
     name: str
-    stream: Literal["pairs", "images", "text"]
+    stream: Literal["pairs", "images", "text", "pictures"]  # pictures: no sequences, for a VQGAN
     rows: int
     source_len: int
     target_len: int
@@ -160,7 +189,7 @@ class BlockConfig:
     image_px: int = 0  # side of the square network input; 0 for text
     pairs_per_image: int = 1  # pairs drawn from one image; each pair of stream `pairs` makes two sequences
     num_patches: int = 0  # patches sampled per sequence; 0 keeps all
-    augment: Literal["resize", "random_resize_crop", "scale_jitter"] = "resize"
+    augment: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"] = "resize"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +278,58 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VQGANLossConfig:
+    """What a reconstruction costs, and when and how much the patch discriminator has a say. Defaults: taming-transformers' training of its
+    Gumbel models where not said otherwise."""
+
+    pixel_weight: float = 1.0  # of the mean absolute error
+    perceptual: str = ""  # LPIPS weights (VGG-16 and its linear layers, a state dict); empty: differences of edges at three scales
+    perceptual_weight: float = 1.0
+    quantizer_weight: float = 5e-4  # Gumbel: of the divergence from equally used codes, in nats a cell; nearest: of commitment and codebook
+    commitment: float = 0.25  # nearest: of the encoder's pull to its entry, beside the entry's pull to the encoder
+    temperature: tuple[float, float] = (1.0, 1.0)  # Gumbel softmax: at the first update, and from three quarters of the run on
+    discriminator_width: int = 64
+    discriminator_layers: int = 3  # convolutions of stride 2
+    discriminator_start: int = 10_000  # updates before the discriminator has a say; no later than `steps` or it never has
+    discriminator_weight: float = 0.8  # times the adaptive weight, the quotient of the two gradients at the last layer
+    revive_every: int = 0  # updates between revivals of codes that nothing used since the last; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANEvalConfig:
+    """Held-out pictures that the run reconstructs every `every_steps` updates and at its end: their PSNR, the codes used, a few drawn."""
+
+    dataset: str = ""  # empty: none
+    split: str = "validation"
+    limit: int = 512
+    image_px: int = 256
+    batch_rows: int = 32
+    every_steps: int = 0  # 0: at the end only
+    drawn: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANRunConfig:
+    """A run that trains a VQGAN: what `RunConfig` is for OFA, by the same loop."""
+
+    name: str
+    model: VQGANConfig = VQGANConfig()
+    data: DataConfig = DataConfig()
+    loss: VQGANLossConfig = VQGANLossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    init: InitConfig = InitConfig()
+    eval: VQGANEvalConfig = VQGANEvalConfig()
+    objective: Literal["vqgan"] = "vqgan"
+    workdir: str = "runs/{name}"
+    steps: int = 300_000
+    seed: int = 1
+    precision: Literal["f32", "bf16", "f64"] = "f32"
+    log_every: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     name: str
     model: ModelConfig
@@ -266,3 +347,6 @@ class RunConfig:
     seed: int = 1
     precision: Literal["f32", "bf16", "f64"] = "f32"
     log_every: int = 50
+
+
+AnyRun = RunConfig | VQGANRunConfig

@@ -9,11 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +20,14 @@ import numpy as np
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.errors import ConvertError
 from ofa_jax.config.render import to_json
-from ofa_jax.config.schema import ModelConfig, RunConfig, VocabConfig
-from ofa_jax.convert import huggingface, initial, verify
+from ofa_jax.config.schema import ModelConfig, RunConfig, VocabConfig, VQGANRunConfig
+from ofa_jax.convert import huggingface, initial, taming, verify, vqgan_files
 from ofa_jax.convert.architecture import model_of, size_of, vocab_of
 from ofa_jax.convert.names import EMBEDDING, is_hf
 from ofa_jax.convert.state_files import StateFile, read_state, write_npz, write_safetensors
 from ofa_jax.convert.torch_file import write_torch
 from ofa_jax.convert.weights import Weights, fill, from_state, grown, shapes, to_fairseq_names, to_state
+from ofa_jax.convert.whole_file import new_place
 from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import on_first_device
 from ofa_jax.vocab import gpt2_bpe
@@ -126,15 +123,25 @@ def import_part(
     return written
 
 
-def export(checkpoint: Path, out: Path, *, layout: Literal["hf", "fairseq", "npz"], progress: Callable[[str], None]) -> None:
-    """Writes a checkpoint of ours for other programs: a HF-style folder, a fairseq `.pt`, or the bare state as `.npz`.
+def export(checkpoint: Path, out: Path, *, layout: str | None = None, progress: Callable[[str], None]) -> None:
+    """Writes a checkpoint of ours for other programs: a HF-style folder ("hf", where no layout is given), a fairseq `.pt` ("fairseq"), or
+    the bare state ("npz"); of a VQGAN as taming-transformers reads it ("taming", where none is given) or "npz".
 
-    The average of the weights is written where the run keeps one. Raises ConvertError when `out` is there already.
+    The average of the weights is written where the run keeps one. Raises ConvertError when `out` is there already, or for a layout that the
+    model does not have.
     """
+    vqgan = vqgan_files.is_vqgan_run(checkpoint)
+    layouts = ("taming", "npz") if vqgan else ("hf", "fairseq", "npz")
+    layout = layout or layouts[0]
+    if layout not in layouts:
+        raise ConvertError(f"layout: found {layout}, expected one of {', '.join(layouts)} for {checkpoint}")
+    if vqgan:
+        vqgan_files.export_vqgan(checkpoint, out, bare=layout == "npz", progress=progress)
+        return
     config, weights, said = restore(checkpoint)
     if layout == "hf":
         text = json.dumps(huggingface.config_json(config.model, config.vocab), indent=2) + "\n"
-        with _new(out, folder=True) as new:
+        with new_place(out, folder=True) as new:
             (new / huggingface.CONFIG_FILE).write_text(text)
             (new / huggingface.GENERATION_FILE).write_text(json.dumps(huggingface.generation_json(), indent=2) + "\n")
             if config.vocab.tokenizer != "gpt2_bpe" or config.vocab.num_text == gpt2_bpe.NUM_TEXT:
@@ -143,7 +150,7 @@ def export(checkpoint: Path, out: Path, *, layout: Literal["hf", "fairseq", "npz
             write_safetensors(new / "model.safetensors", state, {"format": "pt"})
     else:
         state = to_state(weights, config.model, config.vocab)
-        with _new(out, folder=False) as new:
+        with new_place(out, folder=False) as new:
             if layout == "npz":
                 write_npz(new, state)
             else:
@@ -169,11 +176,17 @@ def describe(path: Path) -> str:
     if (find_run(path)[0] / "checkpoints").is_dir():
         folder, step = find_run(path)
         manager = CheckpointManager(folder, read_only=True)
-        config = manager.config(step)
+        run = manager.run_config(step)
+        if isinstance(run, VQGANRunConfig):
+            return f"format  ofa_jax\nsteps   {', '.join(map(str, manager.steps()))}\nmodel   {vqgan_files.describe_model(run.model)}"
+        config = run
         lines = {"format": "ofa_jax", "steps": ", ".join(map(str, manager.steps())), "config": config.name}
         lines |= {f"identity.{name}": value for name, value in manager.identity(step).items()}
     else:
         file = read_state(path)
+        if taming.is_vqgan(file.tensors):
+            said = vqgan_files.describe_model(taming.config_of(file.tensors, where=str(file.path)))
+            return f"format  {file.format}, taming-transformers' names\nentries {len(file.tensors)}\nmodel   {said}"
         config, _ = read_model(file)
         lines = {
             "format": file.format + (", HF-style names" if is_hf(set(file.tensors)) else ", fairseq's names"),
@@ -198,14 +211,17 @@ def describe(path: Path) -> str:
 def verify_files(
     state: Path, inputs: Path, expected: Path, *, config: RunConfig | None, override: Override = lambda config: config
 ) -> list[verify.Comparison]:
-    """Returns the comparison of every array of `expected` with what the weights `state` give on `inputs` (`.npz`, see `verify`).
+    """Returns the comparison of every array of `expected` with what the weights `state` give on `inputs` (`.npz`, see `verify`, or for a
+    VQGAN `vqgan_files`, whose structure the weights say).
 
     config: the model and vocabulary; None takes what the shapes of the weights say, changed by `override`. Raises ConvertError for
     weights or inputs that do not fit.
     """
     file = read_state(state)
-    config, tensors = read_model(file, config=config, override=override)
     given, wanted = read_state(inputs).tensors, read_state(expected).tensors
+    if taming.is_vqgan(file.tensors):
+        return vqgan_files.verify(file.tensors, given, wanted, where=(str(file.path), str(inputs), str(expected)))
+    config, tensors = read_model(file, config=config, override=override)
     verify.check_inputs(given, config.model, config.vocab, where=str(inputs))
     weights = from_state(tensors, config.model, config.vocab, where=str(file.path))
     found = verify.run(weights, given, config.model, config.vocab)
@@ -249,7 +265,7 @@ def _dict_text(vocab: VocabConfig, bpe: Path | None, vocab_json: Path | None) ->
 def _write_run(out: Path, config: RunConfig, weights: Weights, table: str | None, progress: Callable[[str], None]) -> RunConfig:
     vocab = dataclasses.replace(config.vocab, path=str(out / DICT_FILE)) if table is not None else config.vocab
     config = dataclasses.replace(config, name=out.name, workdir=str(out), vocab=vocab)
-    with _new(out, folder=True) as new:
+    with new_place(out, folder=True) as new:
         if table is not None:
             (new / DICT_FILE).write_text(table, encoding="utf-8")
         (new / "config.json").write_text(to_json(config))
@@ -263,20 +279,3 @@ def _write_run(out: Path, config: RunConfig, weights: Weights, table: str | None
             manager.close()
     progress(f"{out}: checkpoint of step 0" + (f", tokeniser table {DICT_FILE}" if table is not None else ", no tokeniser"))
     return config
-
-
-@contextmanager
-def _new(out: Path, *, folder: bool) -> Iterator[Path]:
-    """A folder or file under a temporary name beside `out`, which becomes `out` at the end: what is cut off never counts."""
-    if out.exists():
-        raise ConvertError(f"{out}: found it there already, expected a new name; nothing was written")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        new = beside / out.name
-        if folder:
-            new.mkdir()
-        yield new
-        os.replace(new, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

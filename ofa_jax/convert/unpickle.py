@@ -227,4 +227,9 @@ HARMLESS: dict[str, Any] = {
     "numpy.dtype": Function(_numpy_dtype),
     "numpy.core.multiarray.scalar": Function(_numpy_scalar),
     "numpy._core.multiarray.scalar": Function(_numpy_scalar),
+    # Lightning keeps the states of callbacks by their classes: here they are only keys, which cannot be called.
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": "ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": "EarlyStopping",
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor": "LearningRateMonitor",
+    "pytorch_lightning.utilities.parsing.AttributeDict": Function(lambda *_: Attributes()),
 }

@@ -150,8 +150,8 @@ def from_state(state: State, model: ModelConfig, vocab: VocabConfig, *, where: s
     faults += [f"not expected: {name} {tuple(array.shape)}" for name, array in found.items() if name not in expected]
     for name, shape in expected.items():
         if name in found:
-            faults += _tensor_faults(name, found[name], shape)
-    _refuse(faults, where)
+            faults += tensor_faults(name, found[name], shape)
+    refuse_faults(faults, where)
     return _assemble(found, slots, model, vocab)
 
 
@@ -188,7 +188,8 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a.view(np.uint8) if a.flags.c_contiguous else a, b.view(np.uint8) if b.flags.c_contiguous else b)
 
 
-def _tensor_faults(name: str, array: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
+def tensor_faults(name: str, array: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
+    """Yields what is wrong with one tensor, at most one phrase: another shape than `shape`, no float, or values that are not finite."""
     if tuple(array.shape) != shape:
         yield f"other shape: {name} found {tuple(array.shape)}, expected {shape}"
     elif not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
@@ -210,8 +211,8 @@ def fill(drawn: Weights, found: State, model: ModelConfig, vocab: VocabConfig, *
         if name in expected:
             shape = expected[name]
             shorter = _is_table(name) and array.ndim == 2 and array.shape[0] <= shape[0]
-            faults += _tensor_faults(name, array, (array.shape[0], *shape[1:]) if shorter else shape)
-    _refuse(faults, where)
+            faults += tensor_faults(name, array, (array.shape[0], *shape[1:]) if shorter else shape)
+    refuse_faults(faults, where)
     filled = [name for name in expected if name in found]
     return _assemble(found, slots, model, vocab, start=drawn), filled, [name for name in expected if name not in found]
 
@@ -250,7 +251,8 @@ def _is_table(name: str) -> bool:
     return re.search(r"embed_(tokens|positions|image_positions)\.weight$", name) is not None
 
 
-def _refuse(faults: list[str], where: str) -> None:
+def refuse_faults(faults: list[str], where: str) -> None:
+    """Raises ConvertError that lists all `faults`, where there are any; `where` begins the sentence."""
     if faults:
         listed = "\n  ".join(faults[:_MAX_LISTED])
         raise ConvertError(f"{where}: found {len(faults)} fault(s) in the weights, expected none; nothing was written\n  {listed}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +61,26 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is gone, or its folder never was there
             partial.unlink()
+
+
+@contextlib.contextmanager
+def new_place(out: Path, *, folder: bool) -> Iterator[Path]:
+    """Yields a folder or file under a temporary name beside `out`, which becomes `out` at the end: what is cut off never counts.
+
+    Raises `ConvertError` when `out` is there already.
+    """
+    if out.exists():
+        raise ConvertError(f"{out}: found it there already, expected a new name; nothing was written")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        new = beside / out.name
+        if folder:
+            new.mkdir()
+        yield new
+        os.replace(new, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def zip_records(path: Path) -> dict[str, zipfile.ZipInfo]:

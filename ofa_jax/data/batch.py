@@ -1,7 +1,7 @@
 """The type in which the NumPy side and the JAX side meet.
 
 A global batch is a fixed set of row blocks (`config.BlockConfig`). A block has R rows (images, or texts) and Q = R * G sequences,
-where G is constant: sequence q belongs to row q // G, so the model encodes each image once and repeats its features G times.
+where G is constant (0 in a block of stream `pictures`): sequence q belongs to row q // G, so the model encodes each image once and repeats its features G times.
 Every shape is static: it depends on the config alone. NamedTuples are pytrees by themselves, so nothing here needs JAX.
 """
 
@@ -99,7 +99,7 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
     if not rows or len(rows) != len(elements):
         raise ValueError(f"block {block.name}: found {len(rows)} rows for {len(elements)} elements, expected one row each, at least one")
     group = len(rows[0].sequences)
-    if group == 0:
+    if group == 0 and block.stream != "pictures":
         raise ValueError(f"block {block.name}: row 0: found no sequences, expected at least 1")
     num_rows, num_sequences = len(rows), len(rows) * group
     source_ids = np.full((num_sequences, block.source_len), PAD_ID, np.int32)
@@ -108,7 +108,8 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
     confidence = np.zeros(num_sequences, np.float32)
     code_mask = np.zeros(num_sequences, bool)
     task_ids = np.zeros(num_sequences, np.int32)
-    decoder_ids[:, 0] = BOS_ID
+    if group:
+        decoder_ids[:, 0] = BOS_ID
     num_source_ids = num_target_ids = 0
     for r, row in enumerate(rows):
         if len(row.sequences) != group:
@@ -152,6 +153,8 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
 
 def _check_ids(ids: np.ndarray, block: BlockConfig, *, field: str, expected_ids: int, vocab_size: int | None) -> None:
     """PAD inside a sequence would end it (source) or silence its loss (target), an id past the vocabulary would read garbage."""
+    if not ids.size:
+        return
     if np.count_nonzero(ids != PAD_ID) != expected_ids:
         raise ValueError(f"block {block.name}: field {field}: found PAD (id {PAD_ID}) inside a sequence, expected it only after the end")
     lowest, highest = int(ids.min()), int(ids.max())

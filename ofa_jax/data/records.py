@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from array_record.python import array_record_module
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, unpack_codes
+from ofa_jax.data.shards import ShardReader
 
 
 class Box(NamedTuple):
@@ -72,7 +73,7 @@ class ImageRecord:
     regions: tuple[Region, ...] = ()
     questions: tuple[Question, ...] = ()
     objects: tuple[DetectedObject, ...] = ()
-    codes: np.ndarray | None = None  # int32 [grid * grid], raster order: codes of the central square
+    codes: np.ndarray | None = None  # int32 [grid * grid], raster order: codes of the central square, or of the whole picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,21 +310,15 @@ class _Checker:
 
 
 class RecordSource:
-    """Random access to the records of one split. Readers are opened at first use in each process, so it pickles and survives a fork."""
+    """Random access to the records of one split, with the codes of side shards where they are given. It pickles and survives a fork."""
 
-    def __init__(self, *, dataset: str, split: str, shards: Sequence[Path], lengths: Sequence[int], record: str, num_codes: int):
+    def __init__(self, *, dataset: str, split: str, shards: ShardReader, record: str, num_codes: int, codes: ShardReader | None = None):
+        """record: the kind, a key of `FEATURES`. num_codes: bound of image codes. codes: a record of `data.codes` for each of `shards`."""
         self.dataset, self.split, self.num_codes = dataset, split, num_codes
-        self._shards, self._kind = tuple(str(path) for path in shards), record
-        self._lengths = tuple(lengths)
-        self._ends = np.cumsum(lengths)
-        self._readers: dict[int, Any] = {}
-        self._pid = os.getpid()
+        self._shards, self._codes, self._kind = shards, codes, record
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}, "_pid": -1}
+        return len(self._shards)
 
     def __getitem__(self, index: int) -> Record:
         """Returns record `index`, 0 <= index < len. Raises `RecordError` for its content, OSError when the shard cannot be read."""
@@ -331,45 +326,26 @@ class RecordSource:
 
     def read(self, indices: Sequence[int]) -> list[Record]:
         """Returns the records at `indices`, in their order; one read per shard. Raises as `__getitem__`, for the first bad record."""
-        raw = self.read_bytes(indices)
-        return [
+        records = [
             parse_record(data, kind=self._kind, dataset=self.dataset, record=f"{self.split}#{index}", num_codes=self.num_codes)
-            for index, data in zip(indices, raw, strict=True)
+            for index, data in zip(indices, self._shards.read_bytes(indices), strict=True)
         ]
+        if self._codes is None:
+            return records
+        return [self._with_codes(record, data) for record, data in zip(records, self._codes.read_bytes(indices), strict=True)]
 
     def read_bytes(self, indices: Sequence[int]) -> list[bytes]:
         """Returns the serialized Examples at `indices`. Raises IndexError outside the split, OSError when a shard cannot be read."""
-        places = np.asarray(indices, np.int64)
-        if places.size and (places.min() < 0 or places.max() >= len(self)):
-            raise IndexError(f"{self.dataset}/{self.split} has {len(self)} records; asked for {places.min()} to {places.max()}")
-        shard_of = np.searchsorted(self._ends, places, side="right")
-        out: list[bytes] = [b""] * len(places)
-        for shard in np.unique(shard_of):
-            where = np.flatnonzero(shard_of == shard)
-            local = places[where] - (self._ends[shard] - self._lengths[shard])
-            path = self._shards[shard]
-            try:
-                found = self._reader(int(shard)).read(local.tolist())
-            except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord raises for unreadable bytes
-                raise OSError(f"{path}: records {local.min()} to {local.max()} cannot be read ({str(error).splitlines()[0]})") from error
-            for place, data in zip(where, found, strict=True):
-                out[place] = data
-        return out
+        return self._shards.read_bytes(indices)
 
-    def _reader(self, shard: int) -> Any:
-        if self._pid != os.getpid():  # threads and buffers of a reader do not survive a fork
-            self._readers, self._pid = {}, os.getpid()
-        if shard not in self._readers:
-            path = self._shards[shard]
-            if not os.path.exists(path):
-                raise OSError(f"{path}: the shard is gone")
-            # Shards are written with one record a chunk, so reads need no read-ahead.
-            reader = array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0")
-            if not reader.ok() or reader.num_records() != self._lengths[shard]:
-                found = f"{reader.num_records()} records" if reader.ok() else "no readable index"
-                raise OSError(f"{path}: found {found}, expected {self._lengths[shard]} records")
-            self._readers[shard] = reader
-        return self._readers[shard]
+    def _with_codes(self, record: Record, data: bytes) -> Record:
+        assert isinstance(record, ImageRecord), self.dataset
+        check = _Checker(self.dataset, record.record_id)
+        try:
+            codes = unpack_codes(data)
+        except ValueError as error:
+            check.fail("schema", "codes", str(error), "packed codes")
+        return dataclasses.replace(record, codes=None if codes is None else check.codes("codes", codes, self.num_codes))
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -385,10 +361,11 @@ def load_json(path: Path) -> dict[str, Any]:
 _HOW = "run `python launch/prepare.py quickstart` (`make quickstart` does it), or name the directory with --config.data.dir"
 
 
-def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str) -> RecordSource:
-    """Returns the records of `data_dir/dataset`, split `split`.
+def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, codes: bool = False) -> RecordSource:
+    """Returns the records of `data_dir/dataset`, split `split`; with `codes`, those of its side shards (`data.codes`) too.
 
-    Checks at once that every shard is there with the size its manifest names. Raises `DataError`, one sentence with what to run.
+    A dataset whose own records hold codes (`num_codes` in its manifest) needs no side shards. Checks at once that every shard is there with
+    the size its manifest names. Raises `DataError`, one sentence with what to run.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -405,17 +382,44 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str) -> 
         )
     if split not in manifest["splits"]:
         raise DataError(f"dataset {dataset!r} in {root} has no split {split!r}; it has: {', '.join(manifest['splits'])}")
-    shards = manifest["splits"][split]["shards"]
+    side = load_codes_manifest(folder, dataset) if codes and not manifest.get("num_codes") else None
+    return RecordSource(
+        dataset=dataset,
+        split=split,
+        shards=_open_shards(folder, manifest["splits"][split]["shards"], f"{dataset}/{split}"),
+        record=manifest["record"],
+        num_codes=side["num_codes"] if side else manifest.get("num_codes", 0),
+        codes=_open_codes(folder, manifest, side, split) if side else None,
+    )
+
+
+def load_codes_manifest(folder: Path, dataset: str) -> dict[str, Any]:
+    """Returns what the side shards of a dataset's directory say of themselves. Raises `DataError` when there are none, or unfinished ones."""
+    path = folder / CODES_FOLDER / "manifest.json"
+    if not path.exists():
+        raise DataError(f"dataset {dataset!r}: found no finished image codes ({path} is missing), expected them; {_HOW_CODES}")
+    manifest = load_json(path)
+    if manifest.get("schema_version") != CODES_SCHEMA_VERSION:
+        found = manifest.get("schema_version")
+        raise DataError(f"{path}: field schema_version: found {found}, expected {CODES_SCHEMA_VERSION}; {_HOW_CODES} --rebuild")
+    return manifest
+
+
+_HOW_CODES = "make them with `python launch/prepare.py codes`"
+
+
+def _open_codes(folder: Path, manifest: dict[str, Any], side: dict[str, Any], split: str) -> ShardReader:
+    own = [(shard["file"], shard["records"]) for shard in manifest["splits"][split]["shards"]]
+    theirs = [(shard["of"], shard["records"]) for shard in side["splits"].get(split, {"shards": ()})["shards"]]
+    if own != theirs:
+        raise DataError(f"{folder / CODES_FOLDER}: found codes of other shards than {folder} has, expected one for each; {_HOW_CODES} --rebuild")
+    return _open_shards(folder / CODES_FOLDER, side["splits"][split]["shards"], f"codes of {folder.name}/{split}")
+
+
+def _open_shards(folder: Path, shards: Sequence[dict[str, Any]], name: str) -> ShardReader:
     for shard in shards:
         path = folder / shard["file"]
         found = f"{path.stat().st_size} bytes" if path.exists() else "no file"
         if found != f"{shard['bytes']} bytes":
             raise DataError(f"{path}: found {found}, expected {shard['bytes']} bytes as its manifest says; prepare it again: {_HOW}")
-    return RecordSource(
-        dataset=dataset,
-        split=split,
-        shards=[folder / shard["file"] for shard in shards],
-        lengths=[shard["records"] for shard in shards],
-        record=manifest["record"],
-        num_codes=manifest.get("num_codes", 0),
-    )
+    return ShardReader([folder / shard["file"] for shard in shards], [shard["records"] for shard in shards], name=name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import SourceConfig
 from ofa_jax.data.records import Box, ImageRecord, Question, Record, TextRecord
+from ofa_jax.eval.codec import PictureCodec
 from ofa_jax.eval.collect import Example, Examples, set_generator, without_picture
 from ofa_jax.metrics import baselines
 from ofa_jax.metrics.baselines import Baseline
@@ -19,6 +19,7 @@ from ofa_jax.metrics.words import normalise
 from ofa_jax.tasks.rows import EvalExample, RowBuilder
 
 TRAIN_SPLIT = "train"
+CODES_ROW = "image_infilling"
 _MAX_RECORDS = 20_000  # of a larger training split evenly spaced ones are read
 _READ = 1_000  # records read at once
 _MAX_PICTURES = 128  # training pictures that "nearest visible code" is judged on
@@ -31,7 +32,7 @@ class TrainingData:
 
     def __init__(self, open_source: Any, build_row: RowBuilder):
         self._open_source, self.build_row = open_source, build_row
-        self._records: dict[str, list[Record]] = {}
+        self._records: dict[tuple[str, bool], list[Record]] = {}
         self._indices: dict[str, list[int]] = {}
         self._learned: dict[tuple[str, str], Any] = {}
 
@@ -43,15 +44,16 @@ class TrainingData:
 
     def records(self, dataset: str, row: str) -> list[Record]:
         """At most 20,000 evenly spaced records of the dataset's training split, without their pictures."""
-        if dataset not in self._records:
+        key = (dataset, row == CODES_ROW)
+        if key not in self._records:
             source = self._source(dataset, row)
             count = min(len(source), _MAX_RECORDS)
             self._indices[dataset] = [i * len(source) // count for i in range(count)]
             found: list[Record] = []
             for start in range(0, count, _READ):
                 found += [without_picture(record) for record in source.read(self._indices[dataset][start : start + _READ])]
-            self._records[dataset] = found
-        return self._records[dataset]
+            self._records[key] = found
+        return self._records[key]
 
     def with_pictures(self, dataset: str, row: str, places: Sequence[int]) -> list[Record]:
         """The records at these places of `records`, read again with their pictures."""
@@ -62,25 +64,8 @@ class TrainingData:
         return self._open_source(SourceConfig(dataset, row, split=TRAIN_SPLIT))  # type: ignore[arg-type]
 
 
-def load_codebook(data_dir: str | Path) -> np.ndarray | None:
-    """The k-means centers of image codes, uint8 [num_codes, s, s, 3], of `data_dir`/codebook.npz; None where there is no such file.
-
-    Raises DataError where the file is not of that form.
-    """
-    path = Path(data_dir) / "codebook.npz"
-    if not path.exists():
-        return None
-    with np.load(path) as stored:
-        if "centers" not in stored:
-            raise DataError(f"{path}: found arrays {', '.join(stored.files)}, expected centers")
-        centers = stored["centers"]
-    if centers.dtype != np.uint8 or centers.ndim != 4 or centers.shape[1] != centers.shape[2] or centers.shape[3] != 3:
-        raise DataError(f"{path}: found centers {centers.dtype} {centers.shape}, expected uint8 [num_codes, side, side, 3]")
-    return centers
-
-
 def predict_baseline(
-    examples: Examples, training: TrainingData, *, centers: np.ndarray | None, generated: bool = False
+    examples: Examples, training: TrainingData, *, codec: PictureCodec | None, generated: bool = False
 ) -> tuple[str, list[Any]]:
     """The baseline's name and its prediction for every example, in the types of `scoring.Outputs`.
 
@@ -95,7 +80,7 @@ def predict_baseline(
         raise DataError(f"eval set {examples.eval_set.name}: found task {task!r}, expected one that has a baseline")
     task = "generated_codes" if generated else task
     learn, read = _LEARN[task]
-    baseline = training.once(task, dataset, lambda: learn(examples, training.records(dataset, examples.row), training, centers))
+    baseline = training.once(task, dataset, lambda: learn(examples, training.records(dataset, examples.row), training, codec))
     return baseline.name, [read(baseline, example, examples) for example in examples.examples]
 
 
@@ -142,17 +127,24 @@ def _from_unit(box: Sequence[float], record: Any) -> Box:
 
 
 def _learn_codes(
-    examples: Examples, records: Sequence[ImageRecord], training: TrainingData, centers: np.ndarray | None, *, teacher_forced: bool
+    examples: Examples, records: Sequence[ImageRecord], training: TrainingData, codec: PictureCodec | None, *, teacher_forced: bool
 ) -> Baseline:
     coded = [i for i, r in enumerate(records) if r.codes is not None]
     codes = np.stack([records[i].codes for i in coded]) if coded else np.zeros((0, 0), np.int64)
     shown: Sequence[Any] = []
-    if centers is not None:
+    if codec is not None:
         places = coded[:: max(1, len(coded) // _MAX_PICTURES)][:_MAX_PICTURES]
         shown = training.with_pictures(examples.eval_set.dataset, examples.row, places)
     pictures = [_build(examples, training.build_row, record, i).image for i, record in enumerate(shown)]
-    baseline = baselines.infilled_codes(codes, pictures, [r.codes for r in shown], centers, teacher_forced=teacher_forced)
-    without = "" if centers is not None else " (no codebook.npz, so neighbours were not tried)"
+    baseline = baselines.infilled_codes(
+        codes,
+        pictures,
+        [r.codes for r in shown],
+        None if codec is None else codec.encode,
+        stride=1 if codec is None else codec.stride,
+        teacher_forced=teacher_forced,
+    )
+    without = "" if codec is not None else " (neither vqgan.npz nor codebook.npz, so neighbours were not tried)"
     return Baseline(baseline.name + without, baseline.predict)
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.metrics.baselines import decode_codes
+from ofa_jax.eval.codec import PictureCodec, picture_of
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#00796b", "#d84315"
 _SHOWN_PX = 256  # side to which small pictures are enlarged
@@ -68,29 +68,27 @@ def fill_square(pixels: np.ndarray, square: np.ndarray) -> np.ndarray:
     return out
 
 
-def infilling_panels(pixels: np.ndarray, line: dict[str, Any], centers: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
-    """(caption, enlarged picture) of an infilling example: what the model sees, its fill, the best that the codebook can do, the truth.
+def infilling_panels(pixels: np.ndarray, line: dict[str, Any], codec: PictureCodec | None) -> list[tuple[str, np.ndarray]]:
+    """(caption, enlarged picture) of an infilling example: what the model sees, its fill, what the true codes keep, the truth.
 
-    Fill and best possible need the codebook's centers and are left out without them. A code of -1 (the model said no code) stays grey.
+    Fill and best possible need the codec and are left out without it. A code of -1 (the model said no code) stays grey.
     """
     half = pixels.shape[0] // 2
     panels = [("input", fill_square(pixels, np.full((half, half, 3), _GREY, np.uint8)))]
-    if centers is not None:
-        centers = np.concatenate([centers, np.full_like(centers[:1], _GREY)])
-        for caption, codes in (("generated", line["generated"]), ("codebook's best", line["reference"])):
-            side = round(len(codes) ** 0.5)
-            panels.append((caption, fill_square(pixels, decode_codes(np.array(codes).reshape(side, side), centers))))
+    if codec is not None:
+        for caption, codes in (("generated", line["generated"]), ("true codes", line["reference"])):
+            panels.append((caption, fill_square(pixels, picture_of(codes, codec))))
     panels.append(("original", pixels))
     return [(caption, enlarge(panel)) for caption, panel in panels]
 
 
-def example_panels(line: dict[str, Any], pixels: np.ndarray | None, centers: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
+def example_panels(line: dict[str, Any], pixels: np.ndarray | None, codec: PictureCodec | None) -> list[tuple[str, np.ndarray]]:
     """(caption, picture) of one line of predictions.jsonl; nothing for a text."""
     if pixels is None:
         return []
     size = {"width": line["width"], "height": line["height"]}
     if line["task"] == "image_infilling":
-        return infilling_panels(pixels, line, centers)
+        return infilling_panels(pixels, line, codec)
     if line["task"] == "grounding":
         found = [("", line["prediction"])] if line["prediction"] else []
         return [("", draw_boxes(pixels, truth=[("", line["reference"])], predicted=found, **size))]

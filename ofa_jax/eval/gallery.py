@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.eval.baselines import load_codebook
+from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples
 from ofa_jax.eval.drawing import enlarge, example_panels
 from ofa_jax.eval.report import escaped, notes, page, picture_html, words
@@ -21,8 +21,8 @@ class Gallery:
     """Collects the sections of the page, set by set."""
 
     def __init__(self, data_dir: str, shown: int):
-        """`shown` examples of a set, spread over it, are drawn; the codebook of image codes is read from `data_dir`."""
-        self._centers, self._shown = load_codebook(data_dir), shown
+        """`shown` examples of a set, spread over it, are drawn; image codes are drawn by what `data_dir` has."""
+        self._codec, self._shown = load_codec(data_dir), shown
         self._sections: list[str] = []
         self._lines: list[dict[str, Any]] = []
 
@@ -46,7 +46,7 @@ class Gallery:
         pictures = ""
         if pixels is not None and examples.task.output in _DRAWN:
             for name, line in lines.items():
-                panels = example_panels(line, pixels, self._centers)
+                panels = example_panels(line, pixels, self._codec)
                 pictures += "".join(picture_html(f"{name}: {caption}" if caption else name, panel) for caption, panel in panels)
             pictures = f"<div class=panels>{pictures}</div>"
         elif pixels is not None:

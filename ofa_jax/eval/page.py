@@ -29,7 +29,7 @@ from ofa_jax.config.errors import ConfigError, DataError, UserError
 from ofa_jax.config.schema import RunConfig, VocabConfig
 from ofa_jax.data.records import Box, Caption, Question, Region
 from ofa_jax.data.transforms.image import decode_image
-from ofa_jax.eval.baselines import load_codebook
+from ofa_jax.eval.codec import PictureCodec, load_codec
 from ofa_jax.eval.instruct import LIKELIEST, OUTPUTS, Instructor, Output, Prediction, Request
 from ofa_jax.eval.instruct_drawing import draw_panel
 from ofa_jax.eval.instruct_files import read_picture
@@ -140,17 +140,21 @@ class Shown:
     refused: bool = False  # the notice is an error
 
 
-def follow(instructor: Instructor, asked: Asked, *, centers: np.ndarray | None) -> Shown:
-    """What the page shows for one instruction; where something is wrong with it, that in one sentence. `centers` are the codebook's."""
+def follow(instructor: Instructor, asked: Asked, *, codec: PictureCodec | None) -> Shown:
+    """What the page shows for one instruction; where something is wrong with it, that in one sentence. `codec` draws codes."""
     try:
         output, beam, max_len = read_settings(asked)
         picture = None if asked.path is None else read_upload(asked.path, asked.name)
         request = Request(read_text(asked.text), picture, asked.name)
         prediction = _predict(instructor, request, output, beam, max_len)
         notice = f"Log-probability per token: {prediction.score:.3f}."
-        if output == "codes" and centers is None:
-            return Shown(str(prediction), None, f"{notice} {instructor.config.data.dir} has no codebook.npz to draw the codes with.")
-        drawn = None if output == "text" else draw_panel(request, prediction, centers=centers)
+        if output == "codes" and codec is None:
+            return Shown(
+                str(prediction),
+                None,
+                f"{notice} {instructor.config.data.dir} has neither vqgan.npz nor codebook.npz to draw the codes with.",
+            )
+        drawn = None if output == "text" else draw_panel(request, prediction, codec=codec)
     except UserError as error:
         return Shown(notice=str(error), refused=True)
     return Shown(str(prediction), drawn, notice)
@@ -295,7 +299,7 @@ def serve(load: Callable[[], Instructor], *, run: str, port: int | None = None) 
         try:
             gr = _import_gradio(folder)
             instructor = load()
-            page = build_page(gr, instructor, run=run, centers=load_codebook(instructor.config.data.dir))
+            page = build_page(gr, instructor, run=run, codec=load_codec(instructor.config.data.dir))
             _launch(gr, page, port)
             print(f"serving {run} at http://{HOST}:{port}", flush=True)
             while True:
@@ -352,8 +356,8 @@ _CSS = """
 """
 
 
-def build_page(gr: Any, instructor: Instructor, *, run: str, centers: np.ndarray | None) -> Any:
-    """The page (`gradio.Blocks`, not yet launched) of one model. `gr` is the module gradio, `centers` are the codebook's."""
+def build_page(gr: Any, instructor: Instructor, *, run: str, codec: PictureCodec | None) -> Any:
+    """The page (`gradio.Blocks`, not yet launched) of one model. `gr` is the module gradio, `codec` draws codes."""
     offered = {template.label: template for template in templates(instructor.config, instructor.tokenizer)}
     first = next(iter(offered.values()))
     outputs = [("Words", "text"), ("One box", "box"), ("Objects", "objects"), ("Image codes", "codes")]
@@ -400,7 +404,7 @@ def build_page(gr: Any, instructor: Instructor, *, run: str, centers: np.ndarray
         def asked(file: dict[str, Any] | None, *words: Any) -> tuple[Any, ...]:
             text, output, beam, max_len = words
             given = {} if file is None else {"path": file["path"], "name": file.get("orig_name") or "picture"}
-            shown = follow(instructor, Asked(text, output, beam=beam, max_len=max_len, **given), centers=centers)
+            shown = follow(instructor, Asked(text, output, beam=beam, max_len=max_len, **given), codec=codec)
             return shown.answer, gr.update(value=shown.drawn, visible=shown.drawn is not None), notice(shown.notice, refused=shown.refused)
 
         # Without gradio's own reading of the values: its sentences would stand beside ours, and it decodes pictures in another way.

@@ -21,7 +21,7 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.eval import drawing
-from ofa_jax.eval.baselines import load_codebook
+from ofa_jax.eval.codec import PictureCodec, load_codec
 from ofa_jax.eval.runner import PICTURES_DIR, PREDICTIONS_FILE, RESULTS_FILE
 
 REPORT_FILE, CURVES_FILE, SHEETS_DIR = "report.html", "loss_curves.png", "report_pictures"
@@ -35,8 +35,8 @@ _CREDITS = {
     "easy_vqa": "easy-VQA (V. Zhou, MIT licence) is a published set of questions about drawings of single shapes.",
 }
 _CODES_NOTE = (
-    "Image codes come from a small k-means codebook of pixel patches, which stands in until there is a VQGAN: “codebook's best” is the "
-    "truth after rounding every patch to its nearest code, so no fill can look better. “Generated” is decoded greedily, code after code, "
+    "“True codes” is the truth encoded and decoded again by the VQGAN (or, in generated test data, by a list of patches), so no fill can "
+    "look better. “Generated” is decoded greedily, code after code, "
     "from what the model said itself (generated_code_accuracy). code_accuracy is teacher-forced: every code is predicted from the "
     "true codes before it, which is easier, and its baseline sees the true code before as well."
 )
@@ -97,7 +97,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
         shown = [line for line in map(json.loads, lines) if line.get("shown")]
     metrics = drawing.read_metrics(directory / "metrics.jsonl") if (directory / "metrics.jsonl").exists() else []
     curves = drawing.draw_loss_curves(metrics, directory / CURVES_FILE)
-    centers = load_codebook(config.data.dir)
+    codec = load_codec(config.data.dir)
     (directory / SHEETS_DIR).mkdir(exist_ok=True)
 
     body = [f"<h1>{escaped(config.name)}</h1>", _facts(config, metrics, facts or {}), notes(shown)]
@@ -107,7 +107,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
     for name in results:
         its = [line for line in shown if line["set"] == name]
         if its:
-            body.append(_section(name, its, directory, centers))
+            body.append(_section(name, its, directory, codec))
     (directory / REPORT_FILE).write_text(page(f"{config.name}: report", body), encoding="utf-8")
     return directory / REPORT_FILE
 
@@ -188,14 +188,14 @@ def _details(result: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, centers: np.ndarray | None) -> str:
+def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, codec: PictureCodec | None) -> str:
     """The cards of one set; its contact sheet is written as a PNG beside the page."""
     task = lines[0]["task"]
     legend = "<p>" + "".join(f"<span class=key style='background:var(--{kind})'></span>{kind}" for kind in ("truth", "prediction")) + "</p>"
     cards, sheet = [], []
     for line in lines:
         pixels = np.asarray(Image.open(directory / PICTURES_DIR / line["picture"]).convert("RGB")) if line.get("picture") else None
-        panels = drawing.example_panels(line, pixels, centers)
+        panels = drawing.example_panels(line, pixels, codec)
         asked = line["instruction"].strip()
         said, true = words(line)
         pictures = "".join(picture_html(caption, panel) for caption, panel in panels)

@@ -21,7 +21,8 @@ from PIL import Image
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig, SourceConfig
 from ofa_jax.data.records import RecordSource
-from ofa_jax.eval.baselines import TrainingData, load_codebook, predict_baseline
+from ofa_jax.eval.baselines import TrainingData, predict_baseline
+from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
@@ -63,7 +64,7 @@ class Judge:
     ):
         self._config, self._tokenizer = config, tokenizer
         self._training = TrainingData(open_source, build_row)
-        self._centers = load_codebook(config.data.dir)
+        self._codec = load_codec(config.data.dir)
         self._baselines: dict[tuple[str, bool], tuple[str, Sequence[Any]]] = {}
 
     def __call__(
@@ -93,7 +94,7 @@ class Judge:
         key = examples.eval_set.name, generated
         if key not in self._baselines:
             more = {"generated": True} if generated else {}
-            self._baselines[key] = predict_baseline(examples, self._training, centers=self._centers, **more)
+            self._baselines[key] = predict_baseline(examples, self._training, codec=self._codec, **more)
         return self._baselines[key]
 
 

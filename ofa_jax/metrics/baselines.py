@@ -147,21 +147,18 @@ def decode_codes(codes: np.ndarray, centers: np.ndarray) -> np.ndarray:
     return centers[codes].swapaxes(1, 2).reshape(h * side, w * side, 3)
 
 
-def nearest_visible(image: np.ndarray, centers: np.ndarray, grid: int) -> np.ndarray:
+def nearest_visible(image: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], grid: int, *, stride: int) -> np.ndarray:
     """int64 [grid * grid]: for every code of the hidden central square the code of the visible patch straight above, below, left or
     right of the square that is nearest to it (in this order on a tie). `image` is uint8 [px, px, 3] with a visible rim of at least
-    one patch; only the rim is read."""
-    side = centers.shape[1]
+    one patch; only the rim is read. `encode`: uint8 [n, h, w, 3] -> codes int [n, h / stride, w / stride]."""
+    side = stride
     first = (image.shape[0] - grid * side) // 2
     if first < side:
         raise ValueError(f"nearest visible code: picture side {image.shape[0]} px, expected at least {(grid + 2) * side} px for a rim")
-    last = first + grid * side
-    rim = {
-        "up": encode_patches(image[first - side : first, first:last], centers)[0],
-        "down": encode_patches(image[last : last + side, first:last], centers)[0],
-        "left": encode_patches(image[first:last, first - side : first], centers)[:, 0],
-        "right": encode_patches(image[first:last, last : last + side], centers)[:, 0],
-    }
+    last, deep = first + grid * side, first // side * side  # an encoder that looks around gets as much of the rim as there is
+    up, down = encode(np.stack([image[first - deep : first, first:last], image[last : last + deep, first:last]]))
+    left, right = encode(np.stack([image[first:last, first - deep : first], image[first:last, last : last + deep]]))
+    rim = {"up": up[-1], "down": down[0], "left": left[:, -1], "right": right[:, 0]}
     row, column = np.mgrid[:grid, :grid]
     away = np.stack([row, grid - 1 - row, column, grid - 1 - column])
     found = np.stack([rim["up"][column], rim["down"][column], rim["left"][row], rim["right"][row]])
@@ -193,8 +190,9 @@ def infilled_codes(
     codes: np.ndarray,
     images: Sequence[np.ndarray] = (),
     image_codes: Sequence[np.ndarray] = (),
-    centers: np.ndarray | None = None,
+    encode: Callable[[np.ndarray], np.ndarray] | None = None,
     *,
+    stride: int = 1,
     teacher_forced: bool,
 ) -> Baseline:
     """Image codes of a hidden central square: the best of four guesses, learned from training codes int [n, grid * grid].
@@ -202,7 +200,7 @@ def infilled_codes(
     They are the most frequent code, the most frequent code of each position, `nearest_visible`, and only where the model is
     `teacher_forced` the most frequent follower of the true code before, which such a model sees as well. Counts are made on even
     examples and judged on odd ones (n >= 4), then made again on all; `nearest_visible` learns nothing and is judged on `images` with
-    `image_codes`, and left out without `centers`. `predict((image, codes))` takes a held-out picture and its true codes and returns
+    `image_codes`, and left out without `encode`. `predict((image, codes))` takes a held-out picture and its true codes and returns
     int64 [grid * grid].
     """
     codes = np.asarray(codes, np.int64)
@@ -223,10 +221,10 @@ def infilled_codes(
     learn, judge = (codes[::2], codes[1::2]) if len(codes) >= 4 else (codes, codes)
     shares = {name: np.mean([(guess((None, row)) == row).mean() for row in judge]) for name, guess in fit(learn).items()}
     guesses = fit(codes)
-    if centers is not None:
+    if encode is not None:
         _need("nearest visible code", images)
         grid = round(np.sqrt(codes.shape[1]))
-        guesses["nearest visible code"] = lambda x: nearest_visible(x[0], centers, grid)
+        guesses["nearest visible code"] = lambda x: nearest_visible(x[0], encode, grid, stride=stride)
         shares["nearest visible code"] = np.mean(
             [
                 (guesses["nearest visible code"]((image, row)) == np.asarray(row)).mean()

@@ -16,8 +16,9 @@ import numpy as np
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import Row, Sequence
-from ofa_jax.data.records import Box, ImageRecord, Record, RecordError, Region, TextRecord
-from ofa_jax.data.transforms.image import Picture, decode_image
+from ofa_jax.data.pictures import decode_picture
+from ofa_jax.data.records import Box, Record, RecordError, Region, TextRecord
+from ofa_jax.data.transforms.image import Picture
 from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Passage, Task, TaskContext
 from ofa_jax.tasks.encode import Encoder
 from ofa_jax.tasks.table import ROWS, TASK_NAMES, TASKS
@@ -180,7 +181,7 @@ class RowBuilder:
         """The network input, and the items with their boxes moved; items whose box lies outside the crop are left out."""
         if isinstance(record, TextRecord):
             return None, items
-        pixels = _decode(record)
+        pixels = decode_picture(record)
         first = items[0]
         if isinstance(first, Region):
             regions = [item for item in items if isinstance(item, Region)]
@@ -198,21 +199,6 @@ class RowBuilder:
 
 _TASK_IDS = {name: number for number, name in enumerate(TASK_NAMES)}
 _NO_NEGATIVES = Negatives()
-
-
-def _decode(record: ImageRecord) -> np.ndarray:
-    """uint8 [height, width, 3]. Raises RecordError when the picture does not decode or has another size than its record says."""
-    try:
-        pixels = decode_image(record.image)
-    except ValueError as error:
-        found, _, expected = str(error).removeprefix("found ").rpartition(", expected ")
-        raise RecordError(
-            dataset=record.dataset, record=record.record_id, reason="image", field="image", found=found or str(error), expected=expected
-        ) from error
-    height, width = pixels.shape[:2]
-    if (width, height) != (record.width, record.height):
-        _reject(record, "image", "width, height", f"{record.width}x{record.height}", f"the picture's {width}x{height}")
-    return pixels
 
 
 def _reject(record: Record, reason: str, field: str, found: str, expected: str) -> None:

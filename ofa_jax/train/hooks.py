@@ -36,7 +36,8 @@ class Hook:
 
 
 class Evaluate(Hook):
-    """Logs what `measure(state)` returns, every `every_steps` steps and after the last; `launch` gives it the evaluator."""
+    """Logs what `measure(state)` returns, every `every_steps` steps (0: never before the end) and after the last; `launch` gives it the
+    evaluator."""
 
     def __init__(self, measure: Callable[[Any], Mapping[str, Number]], *, every_steps: int):
         self._measure, self._every_steps = measure, every_steps
@@ -46,7 +47,7 @@ class Evaluate(Hook):
         self._start = step
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
-        due = step % self._every_steps == 0 and step > self._start
+        due = self._every_steps > 0 and step % self._every_steps == 0 and step > self._start
         return self._measure(state) if due or last else None
 
 
@@ -145,7 +146,8 @@ class ProgressLine(Hook):
 def progress_text(record: Mapping[str, Number], *, steps: int) -> str:
     """Returns the progress line of a record."""
     prefix = "loss/nll/"
-    tasks = "  ".join(f"{name[len(prefix) :]} {value:.3f}" for name, value in record.items() if name.startswith(prefix))
+    shown = [f"{name[len(p) :]} {value:.3f}" for p in (prefix, "vqgan/") for name, value in record.items() if name.startswith(p)]
+    tasks = "  ".join(shown)
     left = float(record["time/left_s"])
     rate = float(record["perf/examples_per_s"])
     return f"step {record['step']}/{steps}  loss {record['loss/total']:.4f}  [{tasks}]  {rate:.1f} examples/s  {duration(left)} left"

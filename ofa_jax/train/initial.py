@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.errors import CheckpointError
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.rules import key_path_parts
 from ofa_jax.train.state import TrainState
 
 
-def take_parameters(config: RunConfig, state: TrainState) -> tuple[TrainState, str]:
+def take_parameters(config: AnyRun, state: TrainState) -> tuple[TrainState, str]:
     """Returns `state` with the parts that `config.init` names from the newest checkpoint there, and a sentence that says what was taken.
 
     The average of the weights is taken where that run kept one; running batch-norm statistics come with the ResNet. Optimizer, step

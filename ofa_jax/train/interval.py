@@ -65,7 +65,8 @@ class Interval:
                 record[f"loss/nll/{name}"] = float(nll[index] / tokens[index])
         record["optimizer/grad_norm"] = float(np.mean([m.grad_norm for m in self._steps]))
         record["optimizer/learning_rate"] = float(self._steps[-1].learning_rate)
-        record["data/useful_tokens"] = float(np.mean([m.useful_tokens for m in self._steps]))
+        for name in self._steps[0].scalars:
+            record[name] = float(np.mean([m.scalars[name] for m in self._steps]))
         for dataset, count in sorted(self.rejects.items()):
             record[f"data/rejects/{dataset}"] = count
         record["perf/examples_per_s"] = self.examples_per_step / step_s if step_s else 0.0

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.render import config_hash, to_json
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
@@ -33,7 +33,7 @@ from ofa_jax.train.interval import Interval
 from ofa_jax.train.objective import make_objective
 from ofa_jax.train.resume import check_resume
 from ofa_jax.train.state import TrainState, abstract_state, init_state, state_shardings, with_shardings
-from ofa_jax.train.step import StepMetrics, check_batch, check_streams, make_train_step, num_compilations, put_batch
+from ofa_jax.train.step import StepMetrics, make_train_step, num_compilations, put_batch
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal after saving; the same command goes on
 
@@ -61,13 +61,13 @@ class TrainResult:
     stopped: bool  # by a signal, before the last step
 
 
-def run_folder(config: RunConfig) -> Path:
+def run_folder(config: AnyRun) -> Path:
     """Returns the run's working directory."""
     return Path(config.workdir.replace("{name}", config.name))
 
 
 def train(
-    config: RunConfig,
+    config: AnyRun,
     pipeline: BatchSource,
     hooks: Sequence[Hook] = (),
     *,
@@ -84,13 +84,14 @@ def train(
     identity = dict(identity or {})
     mesh = make_mesh(config.mesh, devices=devices)
     check_rows(config.data.blocks, mesh)
-    check_streams(config)
+    objective = make_objective(config)
+    objective.check()
     workdir = run_folder(config)
     abstract = abstract_state(config)
     _say(f"workdir {workdir}   config {config_hash(config)[:12]}   seed {config.seed}   precision {config.precision}")
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     kind = next(iter(mesh.devices.flat)).device_kind
-    parameters = make_objective(config).num_params(abstract.params)
+    parameters = objective.num_params(abstract.params)
     _say(f"devices {mesh.size} {kind} ({shape}), {hosts.count()} process(es)   parameters {parameters:,}")
     with contextlib.ExitStack() as stack:
         manager = CheckpointManager(workdir, keep=config.checkpoint.keep)
@@ -110,7 +111,7 @@ def train(
         return run.loop(state, step, pipeline)
 
 
-def _start_state(config: RunConfig, manager: CheckpointManager, identity: dict[str, str], mesh: Mesh, abstract: TrainState) -> TrainState:
+def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str, str], mesh: Mesh, abstract: TrainState) -> TrainState:
     latest = manager.latest()
     if latest is None:
         _say("starting at step 0")
@@ -121,7 +122,7 @@ def _start_state(config: RunConfig, manager: CheckpointManager, identity: dict[s
         _say(said)
         return state
     where = f"checkpoint {manager.directory / str(latest)}"
-    check_resume(manager.config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
+    check_resume(manager.run_config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
     state = manager.restore(with_shardings(abstract, state_shardings(config, mesh)), step=latest)
     _say(f"going on from step {latest} of {manager.directory}")
     return state
@@ -132,7 +133,7 @@ class _Run:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: AnyRun,
         mesh: Mesh,
         manager: CheckpointManager,
         *,
@@ -143,6 +144,7 @@ class _Run:
     ):
         self.config, self.mesh, self.manager = config, mesh, manager
         self.hooks, self.identity, self.stop = hooks, identity, stop
+        self.objective = make_objective(config)
         self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
         self.interval = Interval(task_names)
         self.unread: tuple[int, Batch, StepMetrics] | None = None  # (step, its batch, numbers still on the device)
@@ -191,8 +193,8 @@ class _Run:
     def _put(self, batch: Batch) -> dict[str, Block]:
         for hook in self.hooks:
             hook.batch(batch)
-        check_batch(batch, self.config, num_hosts=hosts.count())
-        self.interval.examples_per_step = hosts.count() * sum(len(block.task_ids) for block in batch.blocks.values())
+        self.objective.check_batch(batch, num_hosts=hosts.count())
+        self.interval.examples_per_step = hosts.count() * self.objective.num_examples(batch)
         return put_batch(batch, self.mesh)
 
     def _evaluate(self, step: int, state: TrainState, *, last: bool) -> None:

@@ -8,7 +8,7 @@ adds their losses). Drop-worst and drop-best choose among all tokens of such a m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,14 @@ class LossSums(NamedTuple):
     num_tokens: jax.Array  # float []: the tokens that stay, unweighted
     task_nll: jax.Array  # float [num_tasks]: plain negative log-likelihood in nats of all target tokens, dropped ones too
     task_tokens: jax.Array  # float [num_tasks]: all target tokens
+
+
+class LossReport(NamedTuple):
+    """What an objective says of a batch beside its loss."""
+
+    stats: Any  # new running statistics
+    groups: dict[str, LossSums]  # by group of blocks that share a quotient; empty where there are no tokens
+    scalars: dict[str, jax.Array]  # float [] by metric name
 
 
 class RankedTokens(NamedTuple):

@@ -26,11 +26,12 @@ from ofa_jax.config.schema import EOS_ID, UNK_ID, RunConfig, VocabConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import picture_namer, resnet
 from ofa_jax.models.precision import policy
-from ofa_jax.train.loss import LossSums, add_sums, total_loss
+from ofa_jax.train.loss import LossReport, LossSums, add_sums, total_loss
 from ofa_jax.train.pretraining import GROUP_OF_STREAM
+from ofa_jax.train.token_objective import TokenObjective, useful_tokens
 
 
-class PictureWords:
+class PictureWords(TokenObjective):
     """The image front and a linear layer; an `Objective`. One row counts as one token of the task of its first sequence."""
 
     def __init__(self, config: RunConfig):
@@ -48,7 +49,7 @@ class PictureWords:
 
     def loss(
         self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
-    ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
+    ) -> tuple[jax.Array, LossReport]:
         del step  # a row's loss is the same at every update
         namer, vocab = nnx.merge(self.graphdef, params), self.config.vocab
         groups: dict[str, list[LossSums]] = {}
@@ -68,7 +69,7 @@ class PictureWords:
             tasks = block.task_ids.reshape(rows, -1)[:, 0]
             groups.setdefault(GROUP_OF_STREAM[config.stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
         sums = {name: add_sums(parts) for name, parts in groups.items()}
-        return total_loss(sums)[0], (stats, sums)
+        return total_loss(sums)[0], LossReport(stats, sums, {"data/useful_tokens": useful_tokens(blocks)})
 
 
 def is_word(ids: jax.Array, vocab: VocabConfig) -> jax.Array:

@@ -18,15 +18,16 @@ from flax import nnx
 from ofa_jax.config.schema import BlockConfig, LossConfig, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
-from ofa_jax.train.loss import BlockLoss, LossSums, block_loss, group_sums, total_loss
+from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
 from ofa_jax.train.token_loss import COPIES
+from ofa_jax.train.token_objective import TokenObjective, code_rows, useful_tokens
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
 PATCH_KEY, DROPOUT_KEY, IMAGE_KEY = 0, 1, 2
 
 
-class Pretraining:
+class Pretraining(TokenObjective):
     """The whole model on OFA's tasks; an `Objective`."""
 
     def __init__(self, config: RunConfig):
@@ -44,8 +45,11 @@ class Pretraining:
 
     def loss(
         self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
-    ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
-        return batch_loss(params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step)
+    ) -> tuple[jax.Array, LossReport]:
+        loss, (stats, groups) = batch_loss(
+            params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step
+        )
+        return loss, LossReport(stats, groups, {"data/useful_tokens": useful_tokens(blocks)})
 
 
 def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
@@ -141,11 +145,3 @@ def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.A
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, DROPOUT_KEY))
     encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
     return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))
-
-
-def code_rows(config: BlockConfig) -> str:
-    """Returns what a block's mixture says about its code masks before any data is seen: "none", "all" or "mixed"."""
-    kinds = {source.row for source in config.sources}
-    if "image_infilling" not in kinds:
-        return "none"
-    return "all" if len(kinds) == 1 else "mixed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.render import leaves
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun
 
 # What changes where or how fast a run goes, or what is reported, but not what is learned. A name ending in a dot covers all below it.
 FREE_FIELDS = (
@@ -15,7 +15,7 @@ FREE_FIELDS = (
 
 
 def check_resume(
-    stored: RunConfig, config: RunConfig, *, step: int, where: str, stored_identity: dict[str, str], identity: dict[str, str]
+    stored: AnyRun, config: AnyRun, *, step: int, where: str, stored_identity: dict[str, str], identity: dict[str, str]
 ) -> None:
     """Raises `CheckpointError` naming the first field that makes `config` another run than the `stored` one, saved at `step`.
 

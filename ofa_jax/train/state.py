@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.mesh import replicated
 from ofa_jax.parallel.rules import param_shardings
+from ofa_jax.train.keys import INIT_KEY, run_key
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.optimizer import make_optimizer
-
-# First words folded into the run's key, so that no two uses share random numbers.
-INIT_KEY, DATA_KEY = 0, 1
 
 
 @jax.tree_util.register_dataclass
@@ -27,23 +24,13 @@ class TrainState:
 
     params: Any  # the model's parameters (an NNX state)
     opt_state: Any  # optax's state; its moments are sharded like the parameters
-    stats: Any  # running mean and variance of the image front's batch norms
+    stats: Any  # what a model keeps beside parameters: running mean and variance of batch norms
     ema: Any  # average of params, or None where none is kept
     step: jax.Array  # int32 []: updates made
     data_step: jax.Array  # int32 []: batches drawn
 
 
-def run_key(seed: int, purpose: int) -> jax.Array:
-    """Returns the key of one purpose (`INIT_KEY`, `DATA_KEY`) of a run."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
-
-
-def run_optimizer(config: RunConfig) -> optax.GradientTransformation:
-    """Returns the optimizer of a run."""
-    return make_optimizer(config.optimizer, steps=config.steps, frozen_norms=config.model.image_norm == "frozen")
-
-
-def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
+def _initial(config: AnyRun, tx: optax.GradientTransformation) -> TrainState:
     params, stats = make_objective(config).init(run_key(config.seed, INIT_KEY))
     return TrainState(
         params=params,
@@ -56,15 +43,15 @@ def _initial(config: RunConfig, tx: optax.GradientTransformation) -> TrainState:
     )
 
 
-def abstract_state(config: RunConfig) -> TrainState:
+def abstract_state(config: AnyRun) -> TrainState:
     """Returns the state as shapes and dtypes, without making an array. Needs little time at any model size."""
-    tx = run_optimizer(config)
+    tx = make_objective(config).optimizer()
     return jax.eval_shape(lambda: _initial(config, tx))
 
 
-def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
+def state_shardings(config: AnyRun, mesh: Mesh) -> TrainState:
     """Returns a `TrainState` of `NamedSharding`: parameters, moments and average by the rules table, everything else replicated."""
-    tx = run_optimizer(config)
+    tx = make_objective(config).optimizer()
     abstract = abstract_state(config)
     params = param_shardings(abstract.params, mesh)
     whole = replicated(mesh)
@@ -80,9 +67,9 @@ def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
     )
 
 
-def init_state(config: RunConfig, mesh: Mesh) -> TrainState:
+def init_state(config: AnyRun, mesh: Mesh) -> TrainState:
     """Returns the state at step 0, made on the devices where it stays; a pure function of the config, its seed included."""
-    tx = run_optimizer(config)
+    tx = make_objective(config).optimizer()
     # On a CPU an optimised program that runs once takes three times as long to compile as an unoptimised one, and draws no faster.
     on_cpu = next(iter(mesh.devices.flat)).platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ofa_jax.config.check import SEQUENCES_PER_ITEM, TASK_NAMES, check, problems, resolve_mesh
+from ofa_jax.config.check import SEQUENCES_PER_ITEM, TASK_NAMES, check, problems
 from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.findings import resolve_mesh
 from ofa_jax.config.load import override, read_config
 from ofa_jax.config.schema import EvalSetConfig, LossConfig, SourceConfig
 
@@ -137,8 +138,8 @@ def test_layouts_that_do_not_divide(large, overrides, num_devices, sentence):
 
 def test_the_free_axis_takes_what_is_left(large):
     config = override(large, [("mesh.fsdp", "2"), ("mesh.tensor", "2")])
-    assert resolve_mesh(config, 16) == {"data": 4, "fsdp": 2, "tensor": 2}
-    assert resolve_mesh(config, None) == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert resolve_mesh(config.mesh, 16) == {"data": 4, "fsdp": 2, "tensor": 2}
+    assert resolve_mesh(config.mesh, None) == {"data": 1, "fsdp": 2, "tensor": 2}
     assert list(problems(config, 16)) == []
 
 

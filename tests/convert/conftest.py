@@ -33,7 +33,11 @@ def golden():
     return _golden
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+# Two tensors more or other lengths are the same code: of those the fast tier has one of each kind.
+_FAST = ("golden", "one_block", "light")
+
+
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=[] if name in _FAST else [pytest.mark.full]) for name in VARIANTS])
 def model(request):
     """A small model of every kind."""
     return dataclasses.replace(_golden.MODEL, **VARIANTS[request.param])

@@ -68,7 +68,7 @@ def same(a, b):
         assert a[name].dtype == b[name].dtype and a[name].shape == b[name].shape and a[name].tobytes() == b[name].tobytes(), name
 
 
-@pytest.mark.parametrize("layout", ["hf", "fairseq", "npz"])
+@pytest.mark.parametrize("layout", ["hf", "fairseq", pytest.param("npz", marks=pytest.mark.full)])
 def test_import_export_import_is_the_identity(released, run, layout, small, tmp_path):
     exported = tmp_path / "exported"
     assert convert("export", run, f"--out={exported}", f"--layout={layout}")[0] in ((0,) if layout != "hf" else (0, 2))

@@ -36,7 +36,7 @@ def model():
     return nnx.merge(*ofa.create(CONFIG, VOCAB, jax.random.key(0)))
 
 
-@pytest.fixture(scope="module", params=["shared", "sampled"])
+@pytest.fixture(scope="module", params=[pytest.param("shared", marks=pytest.mark.full), "sampled"])
 def encoded(request, model):
     draw = np.random.default_rng(0)
     source_ids = draw.integers(4, 60, (4, 6)).astype(np.int32)

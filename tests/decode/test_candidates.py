@@ -28,7 +28,7 @@ ANSWERS = [[5], [5, 6], [5, 6, 7], [8, 9], [8, 9, 10, 11], [12], [], [5, 6], [9,
 PROMPT = np.array([[20, 21, 22, 23], [24, PAD_ID, PAD_ID, PAD_ID], [PAD_ID] * 4], np.int32)
 
 
-@pytest.fixture(scope="module", params=["plain", "light"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("light", marks=pytest.mark.full)])
 def model(request):
     light = {"adapter_width": 3, "prompt_lens": (2, 3), "layers": "scan"} if request.param == "light" else {}
     return nnx.merge(*ofa.create(dataclasses.replace(CONFIG, **light), VOCAB, jax.random.key(0)))

@@ -27,18 +27,31 @@ MASKS = {"none": None, "all": np.ones(4, bool), "mixed": np.array([True, False, 
 MODELS = {"unroll": {}, "scan": {"layers": "scan"}, "light": {"adapter_width": 3, "prompt_lens": (2, 3)}}
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request):
-    return nnx.merge(*ofa.create(dataclasses.replace(CONFIG, **MODELS[request.param]), VOCAB, jax.random.key(0)))
+# The fast tier has all that differs once: sampled patches without adapters and prompts, these with whole pictures.
+CASES = {("unroll", "sampled"): True, ("light", "shared"): True}
+CASES |= dict.fromkeys([("unroll", "shared"), ("light", "sampled"), ("scan", "shared"), ("scan", "sampled")], False)
 
 
-@pytest.fixture(scope="module", params=["shared", "sampled"])
-def encoded(request, model):
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, id="-".join(case), marks=[] if fast else [pytest.mark.full]) for case, fast in CASES.items()],
+)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case):
+    return nnx.merge(*ofa.create(dataclasses.replace(CONFIG, **MODELS[case[0]]), VOCAB, jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def encoded(case, model):
     draw = np.random.default_rng(0)
     source_ids = draw.integers(4, 60, (4, 6)).astype(np.int32)
     source_ids[2, 3:] = PAD_ID
     features = jnp.asarray(draw.normal(size=(2, 16, 32)), jnp.float32)
-    patch_ids = np.stack([draw.permutation(16)[:5] for _ in range(4)]) if request.param == "sampled" else None
+    patch_ids = np.stack([draw.permutation(16)[:5] for _ in range(4)]) if case[1] == "sampled" else None
     return jax.jit(lambda f: model.encode(source_ids, f, patch_ids=patch_ids))(features)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from processes import TIMEOUT_S, command, learned, lines, run, started
 
-STEPS, EVERY = 30, 4
+STEPS, EVERY = 16, 3
 FLAG = f"--config.checkpoint.every_steps={EVERY}"
 
 

@@ -267,7 +267,7 @@ def test_official_accuracies_by_hand(run, world, tokenizer):
     # Exactly "2" has 4 people, exactly "two" 3; 2 people have weight 0.6.
     assert results["vqa_accuracy"]["value"] == pytest.approx((5 * 1 + 2 * 0.9 + 1 + 6 * 0.6) / 14)
     assert results["accuracy"]["value"] == pytest.approx(12 / 14)
-    _, naive = predict_baseline(examples, TrainingData(world.open_source, world.build_row), centers=None)
+    _, naive = predict_baseline(examples, TrainingData(world.open_source, world.build_row), codec=None)
     assert results["vqa_answers"]["baseline"] == vqa_answers(naive, [e.item.answers for e in examples.examples]).value
     assert 0 < results["vqa_answers"]["baseline"] < 1
     for name in ("vqa_answers", "vqa_accuracy"):

@@ -21,6 +21,7 @@ from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.data.records import Box, Caption, Question, Region
 from ofa_jax.data.transforms.image import decode_image
 from ofa_jax.eval import page
+from ofa_jax.eval.codec import PatchCodec
 from ofa_jax.eval.instruct import Instructor, Prediction
 from ofa_jax.eval.page import Asked, follow, free_port, read_settings, read_text, read_upload, templates
 from ofa_jax.tasks.base import Codes, Negatives, Objects, Passage, TaskContext
@@ -117,7 +118,7 @@ def test_settings():
     ],
 )
 def test_what_is_refused_is_one_sentence(changes, sentence):
-    shown = follow(None, dataclasses.replace(Asked("what?"), **changes), centers=None)
+    shown = follow(None, dataclasses.replace(Asked("what?"), **changes), codec=None)
     assert shown.refused and shown.notice.startswith(sentence) and "\n" not in shown.notice
     assert shown.answer == "" and shown.drawn is None
 
@@ -173,10 +174,10 @@ class Says:
 
 def test_an_answer_in_words(config, picture):
     says = Says(config, Prediction("text", " a red hat", -0.25))
-    shown = follow(says, Asked(" what?", path=picture, name="hat.png"), centers=None)
+    shown = follow(says, Asked(" what?", path=picture, name="hat.png"), codec=None)
     assert (shown.answer, shown.drawn, shown.refused) == ("a red hat", None, False) and "-0.250" in shown.notice
     assert says.request.text == " what?" and says.request.picture == Path(picture).read_bytes() and says.request.name == "hat.png"
-    follow(says, Asked("what?"), centers=None)
+    follow(says, Asked("what?"), codec=None)
     assert says.request.picture is None
 
 
@@ -189,8 +190,8 @@ def test_an_answer_in_words(config, picture):
     ],
 )
 def test_boxes_and_codes_are_drawn(config, picture, prediction):
-    centers = np.full((8, 4, 4, 3), 77, np.uint8)
-    shown = follow(Says(config, prediction), Asked("what?", prediction.output, path=picture), centers=centers)
+    codec = PatchCodec(np.full((8, 4, 4, 3), 77, np.uint8))
+    shown = follow(Says(config, prediction), Asked("what?", prediction.output, path=picture), codec=codec)
     plain = np.asarray(Image.open(picture)).repeat(3, 0).repeat(3, 1)
     assert shown.answer == str(prediction) and shown.drawn.dtype == np.uint8 and not shown.refused
     assert not np.array_equal(shown.drawn, plain) and min(shown.drawn.shape[:2]) >= 32
@@ -198,14 +199,14 @@ def test_boxes_and_codes_are_drawn(config, picture, prediction):
 
 def test_codes_without_a_codebook_are_only_written(config, picture):
     prediction = Prediction("codes", "", -1.0, codes=(3,) * 16)
-    shown = follow(Says(config, prediction), Asked("what?", "codes", path=picture), centers=None)
+    shown = follow(Says(config, prediction), Asked("what?", "codes", path=picture), codec=None)
     assert shown.drawn is None and not shown.refused and shown.answer == str(prediction)
-    assert f"{config.data.dir} has no codebook.npz to draw the codes with." in shown.notice
+    assert f"{config.data.dir} has neither vqgan.npz nor codebook.npz to draw the codes with." in shown.notice
 
 
 @pytest.mark.parametrize("error", [DataError("text: found 90 tokens"), ConfigError("max_len: found 500")])
 def test_what_the_model_refuses_is_its_sentence(config, error):
-    shown = follow(Says(config, error), Asked("what?"), centers=None)
+    shown = follow(Says(config, error), Asked("what?"), codec=None)
     assert shown == page.Shown(notice=str(error), refused=True)
 
 

@@ -23,6 +23,7 @@ from ofa_jax.config.schema import EOS_ID, DataConfig
 from ofa_jax.data.records import Box
 from ofa_jax.decode.beam import Hypotheses
 from ofa_jax.eval import instruct_files
+from ofa_jax.eval.codec import PatchCodec
 from ofa_jax.eval.collect import collect
 from ofa_jax.eval.instruct import LIKELIEST, Instructor, Request, source_buckets
 from ofa_jax.eval.instruct_drawing import draw_prediction
@@ -215,7 +216,7 @@ def test_objects_are_read_and_scaled(instructor, monkeypatch, tokenizer, world):
     assert found.objects == (("cat", Box(0, 4, 32, 16)), ("tree", Box(8, 2, 16, 4))) and found.malformed == 1
     assert found.to_json()["prediction"][0] == {"label": "cat", "box": [0.0, 4.0, 32.0, 16.0]} and found.to_json()["malformed"] == 1
     assert str(found).splitlines() == ["cat: 0.0, 4.0, 32.0, 16.0", "tree: 8.0, 2.0, 16.0, 4.0", "(1 malformed parts left out)"]
-    plain, drawn = (draw_prediction(request, p, centers=None) for p in (dataclasses.replace(found, objects=()), found))
+    plain, drawn = (draw_prediction(request, p, codec=None) for p in (dataclasses.replace(found, objects=()), found))
     assert drawn.width > 200 and plain.tobytes() != drawn.tobytes()
 
 
@@ -236,13 +237,13 @@ def test_codes_are_drawn_where_there_is_a_codebook(run, loaded_once, picture, tm
     nowhere = tmp_path / "nothing.png"
     code, said, errors = predict(*flags, f"--image={picture}", f"--draw={nowhere}", f"--config.data.dir={tmp_path}")
     assert code == 0 and [int(word) for word in said.split()] == codes and not nowhere.exists()
-    assert errors == f"{nowhere}: not drawn, because {tmp_path} has no codebook.npz; the codes are written only\n"
+    assert errors == f"{nowhere}: not drawn, because {tmp_path} has neither vqgan.npz nor codebook.npz; the codes are written only\n"
 
 
 def test_codes_fill_the_middle(instructor):
-    request, centers = Request(ASK, png(64, 32)), np.zeros((8, 4, 4, 3), np.uint8)
+    request, codec = Request(ASK, png(64, 32)), PatchCodec(np.zeros((8, 4, 4, 3), np.uint8))
     found = dataclasses.replace(instructor.predict(request, output="codes"), codes=(0,) * 16)
-    sheet = np.asarray(draw_prediction(request, found, centers=centers))  # 64x32 is shown four times as large, 12 px from the corner
+    sheet = np.asarray(draw_prediction(request, found, codec=codec))  # 64x32 is shown four times as large, 12 px from the corner
     panel = sheet[12 : 12 + 128, 12 : 12 + 256]
     assert (panel[36:92, 72:184] == 0).all() and panel[:24].any() and panel[:, :56].any()
 

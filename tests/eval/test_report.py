@@ -9,6 +9,7 @@ from PIL import Image
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.eval import drawing
+from ofa_jax.eval.codec import PatchCodec
 from ofa_jax.eval.report import write_report
 
 
@@ -65,7 +66,7 @@ def test_page_is_self_contained_and_says_what_it_shows(folder, config):
     for said in (
         "OpenMoji",
         "CC BY-SA 4.0",
-        "k-means codebook",
+        "True codes",
         "VQGAN",
         "majority",
         "step 390",
@@ -105,8 +106,8 @@ def test_infilling_shows_input_fill_best_and_original():
     centers = np.zeros((3, 4, 4, 3), np.uint8)
     centers[1:] = [[[[10]]], [[[20]]]]
     line = {"task": "image_infilling", "generated": [1] * 4, "reference": [2] * 4, "width": 16, "height": 16}
-    panels = dict(drawing.example_panels(line, pixels, centers))
-    assert list(panels) == ["input", "generated", "codebook's best", "original"]
+    panels = dict(drawing.example_panels(line, pixels, PatchCodec(centers)))
+    assert list(panels) == ["input", "generated", "true codes", "original"]
     assert [int(p[128, 128, 0]) for p in panels.values()] == [128, 10, 20, 200]
     assert all(p[0, 0, 0] == 200 for p in panels.values())
     assert list(dict(drawing.example_panels(line, pixels, None))) == ["input", "original"]

@@ -10,7 +10,8 @@ import pytest
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import EOS_ID, EvalSetConfig
 from ofa_jax.eval import runner
-from ofa_jax.eval.baselines import TrainingData, load_codebook, predict_baseline
+from ofa_jax.eval.baselines import TrainingData, predict_baseline
+from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import collect
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.scoring import prediction_lines, read_outputs, score_set
@@ -114,11 +115,11 @@ def test_predicted_codes_are_codes(config, evaluation):
 
 def test_baselines_learn_from_training_records(config, build_row, open_source):
     training = TrainingData(open_source, build_row)
-    centers = load_codebook(config.data.dir)
+    codec = load_codec(config.data.dir)
     names = {}
     for eval_set in config.eval.sets:
         examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
-        name, predictions = predict_baseline(examples, training, centers=centers)
+        name, predictions = predict_baseline(examples, training, codec=codec)
         names[eval_set.task] = name
         assert len(predictions) == len(examples.examples)
     # The tiny world's codes are constant in a picture, so the code before is a perfect guess.
@@ -129,10 +130,10 @@ def test_baselines_learn_from_training_records(config, build_row, open_source):
 
 
 def test_no_codebook_is_said(config, build_row, open_source, tmp_path):
-    assert load_codebook(tmp_path) is None
+    assert load_codec(tmp_path) is None
     examples = _collect(config, build_row, open_source, "image_infilling")
-    name, _ = predict_baseline(examples, TrainingData(open_source, build_row), centers=None)
-    assert name.endswith("(no codebook.npz, so neighbours were not tried)")
+    name, _ = predict_baseline(examples, TrainingData(open_source, build_row), codec=None)
+    assert name.endswith("(neither vqgan.npz nor codebook.npz, so neighbours were not tried)")
 
 
 def test_mistakes_are_told_in_one_sentence(config, build_row, open_source, tmp_path):
@@ -144,4 +145,4 @@ def test_mistakes_are_told_in_one_sentence(config, build_row, open_source, tmp_p
         collect(config, EvalSetConfig("a", "singing", "scenes", "validation"), build_row=build_row, open_source=open_source)
     np.savez(tmp_path / "codebook.npz", centres=np.zeros(3))
     with pytest.raises(DataError, match="found arrays centres, expected centers"):
-        load_codebook(tmp_path)
+        load_codec(tmp_path)

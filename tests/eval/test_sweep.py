@@ -224,6 +224,7 @@ def send(parts, content):
     raise Sent
 
 
+@pytest.mark.full
 def test_hypotheses_keep_their_order_over_hosts(world, checkpoints, config, monkeypatch):
     """Two hosts, one after the other in this process: each decodes its share, and the parts are joined in the examples' order.
 
@@ -267,6 +268,7 @@ def test_a_finished_sweep_is_drawn(whole, world, checkpoints):
     assert line["instruction"].strip() in page
 
 
+@pytest.mark.full
 def test_rows_of_deleted_checkpoints_stay(world, checkpoints, tmp_path):
     """A run keeps its newest checkpoints only; a sweep that watched it keeps what it found for the others."""
     folder = shutil.copytree(checkpoints[0].folder, tmp_path / "run")

@@ -53,15 +53,19 @@ def test_patches_and_codes_are_inverse_on_a_codebook_picture():
     np.testing.assert_array_equal(baselines.encode_patches(baselines.decode_codes(codes, centers), centers), codes)
 
 
+def encoder(centers):
+    return lambda images: np.stack([baselines.encode_patches(image, centers) for image in images])
+
+
 def test_nearest_visible_reads_the_rim():
     grid, side = 4, 2
     centers = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, side, side, 3), np.uint8) * 16
     codes = np.full((8, 8), 15)
     codes[1, 2:6], codes[6, 2:6], codes[2:6, 1], codes[2:6, 6] = 1, 2, 3, 4
-    found = baselines.nearest_visible(baselines.decode_codes(codes, centers), centers, grid).reshape(grid, grid)
+    found = baselines.nearest_visible(baselines.decode_codes(codes, centers), encoder(centers), grid, stride=side).reshape(grid, grid)
     np.testing.assert_array_equal(found, [[1, 1, 1, 1], [3, 1, 1, 4], [3, 2, 2, 4], [2, 2, 2, 2]])
     with pytest.raises(ValueError, match="nearest visible code: picture side 8 px, expected at least 12 px"):
-        baselines.nearest_visible(np.zeros((8, 8, 3), np.uint8), centers, grid)
+        baselines.nearest_visible(np.zeros((8, 8, 3), np.uint8), encoder(centers), grid, stride=side)
 
 
 def test_infilled_codes_take_the_best_guess():
@@ -83,7 +87,7 @@ def test_infilled_codes_take_the_neighbour_where_pictures_are_flat():
     colours = np.array([0, 1, 2, 3, 4, 5, 6, 7] * 2)
     pictures = [baselines.decode_codes(np.full((4, 4), c), centers) for c in colours]
     codes = np.repeat(colours[:, None], 4, 1)
-    found = baselines.infilled_codes(codes, pictures, codes, centers, teacher_forced=False)
+    found = baselines.infilled_codes(codes, pictures, codes, encoder(centers), stride=2, teacher_forced=False)
     assert found.name == "nearest visible code"
     assert found.predict((pictures[5], None)).tolist() == [5] * 4
 

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ofa_jax.config.schema import LossConfig, ModelConfig, VocabConfig
+from ofa_jax.config.schema import LossConfig, ModelConfig, VocabConfig, VQGANConfig
+from ofa_jax.convert import taming
 from ofa_jax.convert.weights import from_state, shapes
 from ofa_jax.decode.constraints import IdRange
 from ofa_jax.decode.rules import DecodeConfig
@@ -124,3 +125,13 @@ SEARCHES = {
         [[185] * 6 + [2], [192] * 6 + [2], [127] * 6 + [2]],
     ),
 }  # fmt: skip
+
+
+def vqgan_state(config: VQGANConfig) -> dict[str, np.ndarray]:
+    """Returns a VQGAN's state dict drawn from the field: taming's names, PyTorch's layout, float64; its codebook is the bare field."""
+    return {name: field(name, shape) if "embed" in name else parameter(name, shape) for name, shape in taming.shapes(config).items()}
+
+
+def vqgan_pixels() -> np.ndarray:
+    """Returns the two input pictures of the small VQGAN, in [-1, 1), as [2, 32, 32, 3]."""
+    return field("vqimg", (2, 3, 32, 32)).transpose(0, 2, 3, 1)

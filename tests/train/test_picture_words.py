@@ -91,7 +91,7 @@ def learned():
 
     @jax.jit
     def step(params, stats):
-        (loss, (stats, sums)), grads = jax.value_and_grad(
+        (loss, (stats, sums, _)), grads = jax.value_and_grad(
             lambda p: objective.loss(p, stats, blocks, jax.random.key(1), num_tasks=4), has_aux=True
         )(params)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), stats, loss, sums

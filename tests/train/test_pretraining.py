@@ -15,7 +15,8 @@ from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.objective import make_objective
 from ofa_jax.train.pretraining import repeat_sequences
 from ofa_jax.train.state import init_state
-from ofa_jax.train.step import check_batch, make_train_step, put_batch
+from ofa_jax.train.step import make_train_step, put_batch
+from ofa_jax.train.token_objective import check_batch
 
 TEXT = dataclasses.replace(CONFIG, data=DataConfig(blocks=BLOCKS[2:]))
 
@@ -34,7 +35,7 @@ def text_loss(loss, dropout=0.1):
 
     @jax.jit
     def run(key, step):
-        total, (_, groups) = objective.loss(params, stats, blocks, key, num_tasks=4, step=step)
+        total, (_, groups, _) = objective.loss(params, stats, blocks, key, num_tasks=4, step=step)
         return total, groups["images_text"]
 
     return run
@@ -59,7 +60,7 @@ def test_r_drop_runs_with_pictures_sampled_patches_and_codes():
     def run(params, stats):
         return objective.loss(params, stats, blocks_of(config), jax.random.key(1), num_tasks=4, step=0)
 
-    loss, (new_stats, groups) = jax.eval_shape(run, params, stats)
+    loss, (new_stats, groups, _) = jax.eval_shape(run, params, stats)
     assert loss.shape == () and set(groups) == {"pairs", "images_text"}
     assert jax.tree.map(lambda x: x.shape, new_stats) == jax.tree.map(lambda x: x.shape, stats)
 

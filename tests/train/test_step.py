@@ -12,9 +12,11 @@ from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import MeshConfig, SourceConfig
 from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from ofa_jax.train.pretraining import batch_loss, code_rows, sample_patches
-from ofa_jax.train.state import DATA_KEY, abstract_state, init_state, run_key, state_shardings
-from ofa_jax.train.step import check_batch, check_streams, put_batch
+from ofa_jax.train.keys import DATA_KEY, run_key
+from ofa_jax.train.pretraining import batch_loss, sample_patches
+from ofa_jax.train.state import abstract_state, init_state, state_shardings
+from ofa_jax.train.step import put_batch
+from ofa_jax.train.token_objective import check_batch, check_streams, code_rows
 
 FLOAT64 = dataclasses.replace(CONFIG, precision="f64", data=dataclasses.replace(CONFIG.data, blocks=(BLOCKS[0], BLOCKS[2])))
 

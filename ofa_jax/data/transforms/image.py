@@ -90,7 +90,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def transform(
-    kind: Literal["resize", "random_resize_crop", "scale_jitter"],
+    kind: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"],
     image: np.ndarray,
     boxes: Sequence[Box],
     px: int,
@@ -101,6 +101,7 @@ def transform(
     - `resize`: both sides become `px`, whatever the aspect ratio; no random choice.
     - `random_resize_crop`: OFA's RandomResize, then a centre crop, or a crop around the boxes where there are any.
     - `scale_jitter`: OFA's detection transform: a mirrored picture half of the time, LargeScaleJitter 1.0 to 1.5, random crop.
+    - `random_crop`: any square of the picture as it is, mirrored half of the time; one with a side below `px` is enlarged to `px` first.
 
     Boxes are clipped to the result; `Picture.kept` tells which of them still have an area.
     """
@@ -111,8 +112,10 @@ def transform(
         result, moved = _random_resize_crop(image, boxes, px=px, draw=draw)
     elif kind == "scale_jitter":
         result, moved = _scale_jitter(image, boxes, px=px, draw=draw)
+    elif kind == "random_crop":
+        result, moved = _random_crop(image, boxes, px=px, draw=draw)
     else:
-        raise ValueError(f"picture transform: found {kind!r}, expected resize, random_resize_crop or scale_jitter")
+        raise ValueError(f"picture transform: found {kind!r}, expected resize, random_resize_crop, scale_jitter or random_crop")
     kept = tuple(index for index, box in enumerate(moved) if has_area(box))
     return Picture(result, tuple(moved[index] for index in kept), kept)
 
@@ -179,3 +182,18 @@ def _scale_jitter(image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.
     image, boxes = _resize(image, boxes, width=new_width, height=new_height)
     top, left = int((new_height - px) * top_share), int((new_width - px) * left_share)
     return _crop(image, boxes, left=left, top=top, px=px)
+
+
+def _random_crop(image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.random.Generator) -> tuple[np.ndarray, list[Box]]:
+    """Three draws: mirror, top and left of the crop."""
+    flip, top_share, left_share = draw.random(3)
+    boxes = list(boxes)
+    height, width = image.shape[:2]
+    if min(height, width) < px:
+        scale = px / min(height, width)
+        width, height = (max(px, min(round(side * scale), _MAX_JITTER_SIDES * px)) for side in (width, height))
+        image, boxes = _resize(image, boxes, width=width, height=height)
+    if flip < 0.5:
+        image = image[:, ::-1]
+        boxes = [flip_box(box, width=width) for box in boxes]
+    return _crop(image, boxes, left=int((width - px + 1) * left_share), top=int((height - px + 1) * top_share), px=px)

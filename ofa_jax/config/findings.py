@@ -1,0 +1,109 @@
+"""The findings that checks of every run share: each yields the sentences of what is wrong, most often none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+
+from ofa_jax.config.schema import AnyRun, DataConfig, MeshConfig
+
+
+def at_least(path: str, value: float, low: float) -> Iterator[str]:
+    """`value` must not be below `low`."""
+    if value < low:
+        yield f"{path}: found {value}, expected at least {low}"
+
+
+def positive(path: str, value: float) -> Iterator[str]:
+    """`value` must be above 0."""
+    if value <= 0:
+        yield f"{path}: found {value}, expected more than 0"
+
+
+def fraction(path: str, value: float, *, open_end: bool) -> Iterator[str]:
+    """A number from 0 to 1; `open_end` leaves out 1 itself."""
+    if value < 0 or value > 1 or (open_end and value == 1):
+        yield f"{path}: found {value}, expected a number from 0 to 1{', 1 not included' if open_end else ''}"
+
+
+def multiple(path: str, value: int, of: int, why: str) -> Iterator[str]:
+    """`value` must be a positive multiple of `of`; the sentence names the nearest ones."""
+    if value <= 0 or value % of:
+        low = value // of * of
+        legal = f"{low} or {low + of}" if low > 0 else f"{of}"
+        yield f"{path}: found {value}, expected a multiple of {of} ({why}): nearest {legal}"
+
+
+def run_findings(config: AnyRun) -> Iterator[str]:
+    """Name, folder, steps, checkpoints and optimizer: what every run has."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", config.name):
+        yield f"name: found {config.name!r}, expected letters, digits, '_', '-' and '.', because it names the run's folder"
+    if re.search(r"[{}]", config.workdir.replace("{name}", "")) or not config.workdir:
+        yield f"workdir: found {config.workdir!r}, expected a path in which only {{name}} stands in braces"
+    yield from positive("steps", config.steps)
+    yield from positive("log_every", config.log_every)
+    yield from at_least("seed", config.seed, 0)
+    yield from positive("checkpoint.every_steps", config.checkpoint.every_steps)
+    yield from at_least("checkpoint.every_s", config.checkpoint.every_s, 0)
+    yield from positive("checkpoint.keep", config.checkpoint.keep)
+    optimizer = config.optimizer
+    yield from positive("optimizer.learning_rate", optimizer.learning_rate)
+    yield from at_least("optimizer.end_learning_rate", optimizer.end_learning_rate, 0)
+    yield from fraction("optimizer.warmup_fraction", optimizer.warmup_fraction, open_end=False)
+    yield from fraction("optimizer.beta1", optimizer.beta1, open_end=True)
+    yield from fraction("optimizer.beta2", optimizer.beta2, open_end=True)
+    yield from positive("optimizer.eps", optimizer.eps)
+    yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    yield from at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
+    yield from fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
+
+
+def data_findings(data: DataConfig) -> Iterator[str]:
+    """Folder, readers, the rule for bad records, and the names of blocks."""
+    if not data.dir:
+        yield "data.dir: found nothing, expected the folder that holds the prepared datasets"
+    yield from at_least("data.num_workers", data.num_workers, 0)
+    yield from positive("data.prefetch", data.prefetch)
+    yield from fraction("data.max_reject_fraction", data.max_reject_fraction, open_end=False)
+    yield from at_least("data.reject_grace", data.reject_grace, 0)
+    if not data.blocks:
+        yield "data.blocks: found none, expected at least one row block"
+    names = [block.name for block in data.blocks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"data.blocks: found the name {name} twice, expected names that differ"
+    for name in names:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            yield f"data.blocks: found the name {name!r}, expected lower-case letters, digits and '_'"
+
+
+def mesh_findings(mesh: MeshConfig, num_devices: int | None) -> Generator[str, None, dict[str, int] | None]:
+    """Yields what is wrong with the axes; returns their sizes (`resolve_mesh`), or None where something is."""
+    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            yield f"mesh.{name}: found {size}, expected a positive number of devices, or -1 for what the others leave"
+            return None
+    if list(sizes.values()).count(-1) > 1:
+        yield f"mesh: found -1 more than once ({sizes}), expected it on one axis at most"
+        return None
+    known = 1
+    for size in sizes.values():
+        known *= size if size > 0 else 1
+    if num_devices is not None:
+        if -1 in sizes.values():
+            if num_devices % known:
+                yield f"mesh: found {sizes}, whose fixed axes take {known} devices, expected a divisor of the {num_devices} there are"
+                return None
+        elif known != num_devices:
+            yield f"mesh: found {sizes}, which takes {known} devices, expected the {num_devices} devices there are"
+            return None
+    return resolve_mesh(mesh, num_devices)
+
+
+def resolve_mesh(mesh: MeshConfig, num_devices: int | None) -> dict[str, int]:
+    """Returns the axis sizes of the mesh; an axis of -1 takes what is left of `num_devices`, or 1 where that is not known."""
+    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
+    fixed = 1
+    for size in sizes.values():
+        fixed *= size if size > 0 else 1
+    return {name: size if size > 0 else max(1, (num_devices or fixed) // fixed) for name, size in sizes.items()}

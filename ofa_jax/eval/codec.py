@@ -1,0 +1,95 @@
+"""What turns a run's image codes into pictures and pictures into codes: the VQGAN or the patch codebook in its data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.metrics.baselines import decode_codes, encode_patches
+from ofa_jax.models.vqgan_codec import CODEC_FILE, Codec, load_codec_file
+
+PATCHES_FILE = "codebook.npz"
+_GREY = 128  # where there is no code
+
+
+class PictureCodec(Protocol):
+    """Both ways on batches of pictures."""
+
+    @property
+    def num_codes(self) -> int: ...
+
+    @property
+    def stride(self) -> int:
+        """Pixels a code covers in each direction."""
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, h, w, 3] with sides that are multiples of the stride -> int [n, h / stride, w / stride]."""
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """int [n, h, w] -> uint8 [n, h * stride, w * stride, 3]."""
+
+
+class PatchCodec:
+    """Every patch is the nearest of a list of patches: what generated test data has instead of a VQGAN."""
+
+    def __init__(self, centers: np.ndarray):
+        """centers: uint8 [num_codes, stride, stride, 3]."""
+        self._centers = centers
+        self.num_codes, self.stride = centers.shape[:2]
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return np.stack([encode_patches(image, self._centers) for image in images])
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        return np.stack([decode_codes(grid, self._centers) for grid in codes])
+
+
+class VqganCodec:
+    """The VQGAN of a file, a few pictures at a time."""
+
+    def __init__(self, path: Path, *, rows: int = 2):
+        config, params, self.digest = load_codec_file(path)
+        self._codec = Codec(config, params, rows=rows)
+        self.num_codes, self.stride = config.num_codes, config.stride
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return self._codec.encode(images)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        return self._codec.decode(codes)
+
+
+def load_codec(data_dir: str | Path) -> PictureCodec | None:
+    """Returns what `data_dir` holds: the VQGAN that its codes are of (vqgan.npz), else a patch codebook (codebook.npz), else None.
+
+    Raises DataError where a file is not of its form.
+    """
+    if (Path(data_dir) / CODEC_FILE).exists():
+        return VqganCodec(Path(data_dir) / CODEC_FILE)
+    path = Path(data_dir) / PATCHES_FILE
+    if not path.exists():
+        return None
+    with np.load(path) as stored:
+        if "centers" not in stored:
+            raise DataError(f"{path}: found arrays {', '.join(stored.files)}, expected centers")
+        centers = stored["centers"]
+    if centers.dtype != np.uint8 or centers.ndim != 4 or centers.shape[1] != centers.shape[2] or centers.shape[3] != 3:
+        raise DataError(f"{path}: found centers {centers.dtype} {centers.shape}, expected uint8 [num_codes, side, side, 3]")
+    return PatchCodec(centers)
+
+
+def picture_of(codes: np.ndarray, codec: PictureCodec) -> np.ndarray:
+    """Returns the picture, uint8, of a square grid of codes int [grid * grid]; a code of -1 (the model said no code) is grey.
+
+    Raises DataError for a code that the codec does not have.
+    """
+    side = round(len(codes) ** 0.5)
+    grid = np.asarray(codes).reshape(side, side)
+    if grid.max() >= codec.num_codes:
+        raise DataError(f"image codes: found code {grid.max()}, expected 0 to {codec.num_codes - 1}, those that data.dir can draw")
+    square = codec.decode(np.maximum(grid, 0)[None])[0]
+    missing = (grid < 0).repeat(codec.stride, 0).repeat(codec.stride, 1)
+    return np.where(missing[..., None], np.uint8(_GREY), square)

@@ -1,0 +1,235 @@
+"""The code stage: pictures of finished shards -> image codes in side shards, joined by index.
+
+`<dataset>/codes/` has one shard for every shard of the dataset, with one record for every record, in the same order (`data.codes` reads
+them). A shard appears under its name in one move and is never written again, so a run that is killed goes on at the first shard that is
+missing, every picture is encoded once into what stays, and the bytes do not depend on interruptions. Several hosts share the shards out
+by number. The manifest comes last: without it the codes are not finished and are not read.
+
+How OFA's own codes were cut is not published: a maintainer says that the central 128 x 128 part was encoded. Here a picture is resized to a
+square (Lanczos, as the official `generate_code.py` does) and its centre, or the whole of it, is encoded by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from array_record.python import array_record_module
+from PIL import Image
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, pack_codes
+from ofa_jax.data.pictures import decode_picture
+from ofa_jax.data.records import ImageRecord, RecordError, load_json, open_records
+from ofa_jax.prepare.manifest import file_digest, options_hash, write_json
+
+Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [n, px, px, 3] -> int [n, g, g]
+Progress = Callable[[str], None]
+_SAY_EVERY_S = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeOptions:
+    """What decides the bytes of the codes, beside the pictures."""
+
+    vqgan: str  # digest of the weights and the structure
+    num_codes: int
+    stride: int
+    image_px: int  # side of the square that a picture is resized to
+    area: Literal["central", "whole"] = "central"  # the central half-side square, for infilling; or all of it, for text-to-image
+
+    @property
+    def code_px(self) -> int:
+        """Side of what is encoded."""
+        return self.image_px // 2 if self.area == "central" else self.image_px
+
+    @property
+    def grid(self) -> int:
+        """Codes a side."""
+        return self.code_px // self.stride
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    split: str
+    source: str  # file name of the dataset's shard
+    start: int  # index of its first record in the split
+    records: int
+
+    @property
+    def file(self) -> str:
+        return f"codes-{self.source}"
+
+
+def area_of(pixels: np.ndarray, options: CodeOptions) -> np.ndarray:
+    """Returns what of a picture, uint8 [h, w, 3], is encoded: uint8 [code_px, code_px, 3]."""
+    side = options.image_px
+    if pixels.shape[:2] != (side, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+    low = (side - options.code_px) // 2
+    return pixels[low : low + options.code_px, low : low + options.code_px]
+
+
+def write_codes(
+    data_dir: Path,
+    dataset: str,
+    encode: Encode,
+    options: CodeOptions,
+    *,
+    batch: int,
+    threads: int = 2,
+    host: int = 0,
+    num_hosts: int = 1,
+    rebuild: bool = False,
+    wait_for_others: Callable[[], None] = lambda: None,
+    progress: Progress = print,
+) -> dict[str, float]:
+    """Writes the codes of every split of `data_dir/dataset` that are missing; returns {"pictures", "seconds"} of this call and host.
+
+    encode gets at most `batch` pictures at a time. wait_for_others is called when this host's shards are there; the first host then writes
+    the manifest. A picture that cannot be used has no codes; it is listed in `codes/without_codes_<host>.jsonl` and the manifest counts it.
+    Raises `DataError` when codes of other options are there and `rebuild` is off, or when image_px does not fit the stride.
+    """
+    if options.code_px % options.stride or options.image_px % 2:
+        raise DataError(
+            f"image_px: found {options.image_px}, whose {options.area} area has {options.code_px} px, expected a multiple of "
+            f"{options.stride}"
+        )
+    manifest = load_json(data_dir / dataset / "manifest.json")
+    if manifest.get("record") != "image":
+        raise DataError(f"dataset {dataset} in {data_dir}: found {manifest.get('record')} records, expected image records to have codes")
+    folder = data_dir / dataset / CODES_FOLDER
+    made_of = {**dataclasses.asdict(options), "dataset": manifest["options_hash"]}
+    if _is_finished(folder, made_of, rebuild=rebuild, first=host == 0):
+        progress(f"{folder}: already prepared")
+        return {"pictures": 0, "seconds": 0.0}
+    folder.mkdir(exist_ok=True)
+    shards = list(_shards(manifest))
+    mine = [shard for number, shard in enumerate(shards) if number % num_hosts == host]
+    missing = [shard for shard in mine if not (folder / shard.file).exists()]
+    if len(missing) < len(mine):
+        progress(f"{folder}: going on, {len(mine) - len(missing)} of {len(mine)} shards are there")
+    total, done, began = sum(shard.records for shard in missing), 0, time.monotonic()
+    said = began
+    with (folder / f"without_codes_{host}.jsonl").open("a", encoding="utf-8") as rejects:
+        for shard in missing:
+            partial = folder / f".{shard.file}.partial"
+            writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+            for codes in _codes_of(data_dir, dataset, shard, encode, options, batch=batch, threads=threads, rejects=rejects):
+                writer.write(pack_codes(codes))
+                done += 1
+                if time.monotonic() - said > _SAY_EVERY_S:
+                    said = time.monotonic()
+                    rate = done / (said - began)
+                    progress(f"{dataset}: {done:,} of {total:,} pictures, {rate:.0f} a second, {(total - done) / rate:.0f} s left")
+            writer.close()
+            rejects.flush()
+            os.replace(partial, folder / shard.file)
+    seconds = time.monotonic() - began
+    wait_for_others()
+    if host == 0:
+        _write_manifest(folder, manifest, shards, options, made_of)
+    if done:
+        progress(f"{dataset}: codes of {done:,} pictures in {seconds:.1f} s, {done / seconds:.0f} a second")
+    return {"pictures": done, "seconds": seconds}
+
+
+def _is_finished(folder: Path, made_of: dict[str, Any], *, rebuild: bool, first: bool) -> bool:
+    """Says whether the codes are there; removes those of other options where `rebuild`; notes the options before the first shard."""
+    note = folder / "options.json"
+    if note.exists():
+        old = load_json(note)
+        if old != made_of:
+            changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in made_of.items() if old.get(key) != value)
+            if not rebuild:
+                raise DataError(f"{folder} holds codes of other options ({changed}); add --rebuild to replace them")
+            rebuild = True
+    if rebuild and first and folder.exists():
+        (folder / "manifest.json").unlink(missing_ok=True)  # first: without it nothing reads the rest
+        for path in sorted(folder.iterdir()):
+            path.unlink()
+    if (folder / "manifest.json").exists():
+        return True
+    if first:
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob(".*.partial"):
+            path.unlink()
+        write_json(note, made_of)
+    return False
+
+
+def _shards(manifest: dict[str, Any]) -> Iterator[_Shard]:
+    for split, table in manifest["splits"].items():
+        start = 0
+        for shard in table["shards"]:
+            yield _Shard(split, shard["file"], start, shard["records"])
+            start += shard["records"]
+
+
+def _codes_of(
+    data_dir: Path, dataset: str, shard: _Shard, encode: Encode, options: CodeOptions, *, batch: int, threads: int, rejects: Any
+) -> Iterator[np.ndarray | None]:
+    """Yields the codes int [grid * grid] of each record, None for a picture that cannot be used. Pictures are decoded ahead, in threads."""
+    source = open_records(data_dir, dataset, shard.split)
+
+    def prepared(index: int) -> np.ndarray | RecordError:
+        try:
+            record = source[index]
+            assert isinstance(record, ImageRecord), dataset
+            return area_of(decode_picture(record), options)
+        except RecordError as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def ahead(start: int) -> list[Future[np.ndarray | RecordError]]:
+            return [pool.submit(prepared, index) for index in range(start, min(start + batch, shard.start + shard.records))]
+
+        starts = range(shard.start, shard.start + shard.records, batch)
+        coming = ahead(starts[0]) if len(starts) else []
+        for start in starts:
+            found = [future.result() for future in coming]
+            coming = ahead(start + batch)
+            pictures = [item for item in found if isinstance(item, np.ndarray)]
+            codes = iter(encode(np.stack(pictures)).reshape(len(pictures), -1) if pictures else ())
+            for item in found:
+                if isinstance(item, RecordError):
+                    line = {
+                        "split": shard.split,
+                        "record": item.record,
+                        "field": item.field,
+                        "found": item.found,
+                        "expected": item.expected,
+                    }
+                    rejects.write(json.dumps(line) + "\n")
+                    yield None
+                else:
+                    yield next(codes)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], shards: list[_Shard], options: CodeOptions, made_of: dict[str, Any]) -> None:
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in manifest["splits"]}
+    for shard in shards:
+        path = folder / shard.file
+        splits[shard.split].append(
+            {"file": shard.file, "records": shard.records, "bytes": path.stat().st_size, "sha256": file_digest(path), "of": shard.source}
+        )
+    without = [line for path in sorted(folder.glob("without_codes_*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_json(
+        folder / "manifest.json",
+        {
+            "schema_version": CODES_SCHEMA_VERSION,
+            **dataclasses.asdict(options),
+            "grid": options.grid,
+            "options_hash": options_hash(made_of),
+            "without_codes": len(set(without)),  # a shard that was begun again lists its pictures again
+            "splits": {split: {"shards": found} for split, found in splits.items()},
+        },
+    )
