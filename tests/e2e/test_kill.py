@@ -9,7 +9,7 @@ from pathlib import Path
 
 from processes import TIMEOUT_S, command, learned, lines, run, started
 
-STEPS, EVERY = 16, 3
+STEPS, EVERY = 14, 4
 FLAG = f"--config.checkpoint.every_steps={EVERY}"
 
 
