@@ -3,6 +3,9 @@
 python launch/prepare.py quickstart [--data_dir=data/quickstart] [--rebuild]    everything the quickstart learns from
 python launch/prepare.py fixtures   [--data_dir=data/fixtures] [--rebuild]      tiny datasets for `:debug` runs
 python launch/prepare.py tokenizer  [--data_dir=data/quickstart] [--num_text=2000]   its tokeniser alone
+python launch/prepare.py codes --vqgan=RUN --dataset=NAME [--data_dir=data/quickstart] [--image_px=256] [--area=central|whole]
+                               [--precision=f32|bf16] [--rows=64] [--rebuild]   image codes of a finished dataset, on every device of
+                                                                                every host; the same command goes on where it was killed
 python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,6 +35,15 @@ def main(argv: list[str]) -> int:
     tokenizer = commands.add_parser("tokenizer")
     tokenizer.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
     tokenizer.add_argument("--num_text", type=int, default=quickstart.QuickstartOptions().num_text, help="text ids, MASK included")
+    codes = commands.add_parser("codes")
+    codes.add_argument("--vqgan", type=Path, required=True, help="a run of ours: trained, or imported by launch/convert.py")
+    codes.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
+    codes.add_argument("--dataset", required=True)
+    codes.add_argument("--image_px", type=int, default=256, help="side of the square that pictures are resized to")
+    codes.add_argument("--area", choices=("central", "whole"), default="central", help="its central half-side square, or all of it")
+    codes.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of the encoder")
+    codes.add_argument("--rows", type=int, default=64, help="pictures at a time on each device")
+    codes.add_argument("--rebuild", action="store_true", help="replace codes that are there")
     verify = commands.add_parser("verify")
     verify.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
     args = parser.parse_args(argv)
@@ -45,6 +58,8 @@ def main(argv: list[str]) -> int:
         elif args.command == "tokenizer":
             quickstart.train_tokenizer(args.data_dir, args.data_dir / "tokenizer.model", num_text=args.num_text)
             progress(f"{args.data_dir / 'tokenizer.model'} has {args.num_text} text ids")
+        elif args.command == "codes":
+            _codes(args, progress)
         else:
             faults = [fault for path in sorted(args.data_dir.glob("*/manifest.json")) for fault in manifest.verify(path.parent)]
             progress("\n".join(faults) or f"every shard below {args.data_dir} is as its manifest says")
@@ -53,6 +68,40 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
+    import jax
+    from jax.experimental import multihost_utils
+
+    from ofa_jax.config.schema import MeshConfig
+    from ofa_jax.convert.vqgan_files import describe_model, restore_vqgan
+    from ofa_jax.models.vqgan_codec import Codec, codec_digest, keep_codec_file
+    from ofa_jax.parallel import hosts
+    from ofa_jax.parallel.mesh import make_mesh
+    from ofa_jax.prepare.codes import CodeOptions, write_codes
+
+    hosts.use_compilation_cache()
+    hosts.start()
+    model, params, said = restore_vqgan(args.vqgan)
+    progress(f"{describe_model(model)}, from {said}")
+    if hosts.is_first():
+        keep_codec_file(args.data_dir, model, params, rebuild=args.rebuild)
+    devices = jax.local_devices()  # shards are shared out over hosts, the pictures of one over its host's devices
+    rows = args.rows * len(devices)
+    codec = Codec(model, params, rows=rows, precision=args.precision, mesh=make_mesh(MeshConfig(), devices=devices))
+    write_codes(
+        args.data_dir,
+        args.dataset,
+        codec.encode,
+        CodeOptions(codec_digest(model, params), model.num_codes, model.stride, args.image_px, args.area, args.precision),
+        batch=rows,
+        host=hosts.index(),
+        num_hosts=hosts.count(),
+        rebuild=args.rebuild,
+        wait_for_others=multihost_utils.sync_global_devices,
+        progress=progress,
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from ofa_jax.config.schema import VQGANRunConfig
@@ -65,13 +66,14 @@ def sheet(pictures: np.ndarray, made: np.ndarray) -> np.ndarray:
 def in_loop(config: VQGANRunConfig, workdir: Path) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a train state to `eval/psnr/<dataset>/<split>` and so on, which also writes `reconstructions/step_<n>.png`
     and `reconstructions/numbers.json`, of the newest state, below `workdir`. It takes the average of the weights where
-    the state keeps one."""
+    the state keeps one. All processes must call it."""
     pictures = held_out_pictures(config)
     plan, name = config.eval, f"{config.eval.dataset}/{config.eval.split}"
 
     def measure(state: Any) -> dict[str, float]:
         params = (state.params if state.ema is None else state.ema)["vqgan"]
-        codec = Codec(config.model, jax.device_get(params), rows=plan.batch_rows, precision=config.precision)
+        whole = multihost_utils.process_allgather(params, tiled=True) if hosts.count() > 1 else jax.device_get(params)
+        codec = Codec(config.model, whole, rows=plan.batch_rows, precision=config.precision)
         numbers, made = reconstruct(codec, pictures)
         if hosts.is_first():
             folder = workdir / FOLDER

@@ -51,13 +51,17 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: jax.Array, *, swish: bool = True) -> jax.Array:
         """x [B, h, w, C] -> the same shape and dtype; statistics in `policy.accum`."""
-        rows, height, width, channels = x.shape
-        wide = x.astype(self.accum).reshape(rows, height * width, self.groups, channels // self.groups)
-        mean = jnp.mean(wide, (1, 3), keepdims=True)
-        var = jnp.mean(jnp.square(wide - mean), (1, 3), keepdims=True)
-        y = ((wide - mean) * lax.rsqrt(var + self.eps)).reshape(x.shape)
-        y = y * self.scale[...].astype(self.accum) + self.bias[...].astype(self.accum)
+        wide = x.astype(self.accum)
+        centred = wide - self._group_means(jnp.mean(wide, (1, 2)))
+        var = self._group_means(jnp.mean(jnp.square(centred), (1, 2)))
+        y = centred * (lax.rsqrt(var + self.eps) * self.scale[...].astype(self.accum)) + self.bias[...].astype(self.accum)
         return (jax.nn.swish(y) if swish else y).astype(x.dtype)
+
+    def _group_means(self, of_channels: jax.Array) -> jax.Array:
+        """Means of channels [B, C] -> those of their groups, [B, 1, 1, C]. All that is as large as the picture stays in its own layout."""
+        rows, channels = of_channels.shape
+        means = jnp.mean(of_channels.reshape(rows, self.groups, -1), 2)
+        return jnp.repeat(means, channels // self.groups, 1)[:, None, None]
 
 
 class ResidualBlock(nnx.Module):

@@ -99,6 +99,18 @@ def save_codec_file(path: Path, config: VQGANConfig, params: Any) -> None:
     os.replace(partial, path)
 
 
+def keep_codec_file(data_dir: Path, config: VQGANConfig, params: Any, *, rebuild: bool = False) -> None:
+    """Writes `data_dir/vqgan.npz` where it is not there. Raises DataError when another model's is and `rebuild` is off: codes of two models
+    in one folder could not be told apart when they are drawn."""
+    path = data_dir / CODEC_FILE
+    if path.exists() and not rebuild:
+        found = load_codec_file(path)[2]
+        if found != codec_digest(config, params):
+            raise DataError(f"{path}: found another VQGAN (digest {found[:12]}), expected the one given; add --rebuild to replace it")
+        return
+    save_codec_file(path, config, params)
+
+
 def load_codec_file(path: Path) -> tuple[VQGANConfig, Any, str]:
     """Returns (structure, parameters as NumPy arrays, digest) of a file of `save_codec_file`. Raises DataError when it is none."""
     try:

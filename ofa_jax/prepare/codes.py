@@ -44,6 +44,7 @@ class CodeOptions:
     stride: int
     image_px: int  # side of the square that a picture is resized to
     area: Literal["central", "whole"] = "central"  # the central half-side square, for infilling; or all of it, for text-to-image
+    precision: str = "f32"  # of the encoder
 
     @property
     def code_px(self) -> int:
@@ -88,13 +89,14 @@ def write_codes(
     host: int = 0,
     num_hosts: int = 1,
     rebuild: bool = False,
-    wait_for_others: Callable[[], None] = lambda: None,
+    wait_for_others: Callable[[str], None] = lambda _: None,
     progress: Progress = print,
 ) -> dict[str, float]:
     """Writes the codes of every split of `data_dir/dataset` that are missing; returns {"pictures", "seconds"} of this call and host.
 
-    encode gets at most `batch` pictures at a time. wait_for_others is called when this host's shards are there; the first host then writes
-    the manifest. A picture that cannot be used has no codes; it is listed in `codes/without_codes_<host>.jsonl` and the manifest counts it.
+    encode gets at most `batch` pictures at a time. wait_for_others is called, with a name, when the first host has made the folder ready
+    and when this host's shards are there; the first host then writes the manifest. A picture that cannot be used has no codes: it is
+    listed in `codes/without_codes_<host>.jsonl`, and the manifest counts it.
     Raises `DataError` when codes of other options are there and `rebuild` is off, or when image_px does not fit the stride.
     """
     if options.code_px % options.stride or options.image_px % 2:
@@ -107,10 +109,13 @@ def write_codes(
         raise DataError(f"dataset {dataset} in {data_dir}: found {manifest.get('record')} records, expected image records to have codes")
     folder = data_dir / dataset / CODES_FOLDER
     made_of = {**dataclasses.asdict(options), "dataset": manifest["options_hash"]}
-    if _is_finished(folder, made_of, rebuild=rebuild, first=host == 0):
+    _check_options(folder, made_of, rebuild=rebuild)
+    if (folder / "manifest.json").exists() and not rebuild:
         progress(f"{folder}: already prepared")
         return {"pictures": 0, "seconds": 0.0}
-    folder.mkdir(exist_ok=True)
+    if host == 0:
+        _prepare_folder(folder, made_of, rebuild=rebuild)
+    wait_for_others("start")
     shards = list(_shards(manifest))
     mine = [shard for number, shard in enumerate(shards) if number % num_hosts == host]
     missing = [shard for shard in mine if not (folder / shard.file).exists()]
@@ -133,7 +138,7 @@ def write_codes(
             rejects.flush()
             os.replace(partial, folder / shard.file)
     seconds = time.monotonic() - began
-    wait_for_others()
+    wait_for_others("end")
     if host == 0:
         _write_manifest(folder, manifest, shards, options, made_of)
     if done:
@@ -141,28 +146,22 @@ def write_codes(
     return {"pictures": done, "seconds": seconds}
 
 
-def _is_finished(folder: Path, made_of: dict[str, Any], *, rebuild: bool, first: bool) -> bool:
-    """Says whether the codes are there; removes those of other options where `rebuild`; notes the options before the first shard."""
+def _check_options(folder: Path, made_of: dict[str, Any], *, rebuild: bool) -> None:
     note = folder / "options.json"
-    if note.exists():
-        old = load_json(note)
-        if old != made_of:
-            changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in made_of.items() if old.get(key) != value)
-            if not rebuild:
-                raise DataError(f"{folder} holds codes of other options ({changed}); add --rebuild to replace them")
-            rebuild = True
-    if rebuild and first and folder.exists():
+    old = load_json(note) if note.exists() and not rebuild else made_of
+    if old != made_of:
+        changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in made_of.items() if old.get(key) != value)
+        raise DataError(f"{folder} holds codes of other options ({changed}); add --rebuild to replace them")
+
+
+def _prepare_folder(folder: Path, made_of: dict[str, Any], *, rebuild: bool) -> None:
+    """Removes what is there where `rebuild`, and what a killed run left half written; notes the options before the first shard."""
+    folder.mkdir(exist_ok=True)
+    if rebuild:
         (folder / "manifest.json").unlink(missing_ok=True)  # first: without it nothing reads the rest
-        for path in sorted(folder.iterdir()):
-            path.unlink()
-    if (folder / "manifest.json").exists():
-        return True
-    if first:
-        folder.mkdir(exist_ok=True)
-        for path in folder.glob(".*.partial"):
-            path.unlink()
-        write_json(note, made_of)
-    return False
+    for path in folder.iterdir() if rebuild else folder.glob(".*.partial"):
+        path.unlink()
+    write_json(folder / "options.json", made_of)
 
 
 def _shards(manifest: dict[str, Any]) -> Iterator[_Shard]:

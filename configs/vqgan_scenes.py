@@ -1,0 +1,16 @@
+"""A small VQGAN (f=4, 512 codes) that learns the quickstart's scenes well in at most twenty minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from configs.quickstart_vqgan import small_vqgan
+from ofa_jax.config.debug import with_arg
+from ofa_jax.config.schema import VQGANRunConfig
+
+
+def get_config(arg: str = "") -> VQGANRunConfig:
+    """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
+    run = small_vqgan("vqgan_scenes", steps=4_000)
+    model = dataclasses.replace(run.model, num_codes=512)
+    return with_arg(dataclasses.replace(run, model=model, eval=dataclasses.replace(run.eval, limit=1_000, every_steps=1_000)), arg)
