@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import BlockConfig, MeshConfig
@@ -62,9 +63,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def on_first_device(tree: Any) -> Any:
-    """Returns the shapes and dtypes of a tree's leaves, to be restored on the first device alone: whole on all, eight devices of one host
-    would hold eight copies."""
-    place = SingleDeviceSharding(jax.devices()[0])
+    """Returns the shapes and dtypes of a tree's leaves, to be restored whole on the first device of every process: on all devices of a host
+    there would be as many copies."""
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([firsts[index] for index in sorted(firsts)]), ("process",))
+    place = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
 
