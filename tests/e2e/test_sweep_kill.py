@@ -10,6 +10,8 @@ import time
 import pytest
 from processes import ROOT, TIMEOUT_S, command, run, run_together, started
 
+from ofa_jax.prepare import fixtures
+
 STEPS, EVERY = 8, 4
 POINTS = 2 * (3 + 2 + 2)  # two checkpoints; three ways for VQA, two each for captioning and grounding
 DECODE = ("--decode=greedy", "--decode=beam:beam,beam=3,max_len=8", "--decode=answers:score,answers=training,tasks=vqa")
@@ -72,6 +74,7 @@ def test_a_run_is_watched(tmp_path):
     watch.remove("--all-steps")
     log = tmp_path / "watch.log"
     (tmp_path / "runs").mkdir()
+    fixtures.write(tmp_path / "data" / "fixtures")  # data is there before a run and its evaluation begin
     with started(watch, tmp_path, log) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while "waiting for the first checkpoint" not in log.read_text():
