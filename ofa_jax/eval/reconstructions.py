@@ -69,11 +69,14 @@ def in_loop(config: VQGANRunConfig, workdir: Path) -> Callable[[Any], dict[str, 
     the state keeps one. All processes must call it."""
     pictures = held_out_pictures(config)
     plan, name = config.eval, f"{config.eval.dataset}/{config.eval.split}"
+    kept: list[Codec] = []  # compiled at the first call
 
     def measure(state: Any) -> dict[str, float]:
         params = (state.params if state.ema is None else state.ema)["vqgan"]
         whole = multihost_utils.process_allgather(params, tiled=True) if hosts.count() > 1 else jax.device_get(params)
-        codec = Codec(config.model, whole, rows=plan.batch_rows, precision=config.precision)
+        if not kept:
+            kept.append(Codec(config.model, whole, rows=plan.batch_rows, precision=config.precision))
+        codec = kept[0].with_params(whole)
         numbers, made = reconstruct(codec, pictures)
         if hosts.is_first():
             folder = workdir / FOLDER

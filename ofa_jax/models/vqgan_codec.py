@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -34,13 +34,10 @@ class Codec:
         graphdef, _ = jax.eval_shape(lambda: vqgan.create(config, jax.random.key(0), precision=precision))
         accum = policy(precision).accum
         placement = {}
+        self._whole = None if mesh is None else replicated(mesh)
         if mesh is not None:
-            batch, whole = batch_sharding(mesh), replicated(mesh)
-            placement = {"in_shardings": (whole, batch), "out_shardings": whole}
-            params = jax.device_put(params, whole)
-        else:
-            params = jax.tree.map(jnp.asarray, params)
-        self._params = params
+            placement = {"in_shardings": (self._whole, batch_sharding(mesh)), "out_shardings": self._whole}
+        self._params = jax.device_put(params, self._whole)
 
         def encode(params: Any, images: jax.Array) -> jax.Array:
             return nnx.merge(graphdef, params).encode(vqgan.to_pixels(images, accum=accum))
@@ -49,6 +46,12 @@ class Codec:
             return vqgan.to_uint8(nnx.merge(graphdef, params).decode(codes))
 
         self._encode, self._decode = jax.jit(encode, **placement), jax.jit(decode, **placement)
+
+    def with_params(self, params: Any) -> Codec:
+        """Returns the same compiled functions with other parameters of the same structure."""
+        other = copy.copy(self)
+        other._params = jax.device_put(params, self._whole)
+        return other
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """images uint8 [n, H, W, 3], sides multiples of the stride -> codes int32 [n, H / stride, W / stride].
