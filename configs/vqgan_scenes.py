@@ -12,8 +12,8 @@ from ofa_jax.config.schema import VQGANRunConfig
 
 def get_config(arg: str = "") -> VQGANRunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    run = small_vqgan("vqgan_scenes", steps=4_000)
+    run = small_vqgan("vqgan_scenes", steps=3_200)
     model = dataclasses.replace(run.model, num_codes=512)
     data = dataclasses.replace(run.data, blocks=pictures("scenes", rows=16, image_px=32, augment="random_crop"))
-    plan = dataclasses.replace(run.eval, limit=1_000, every_steps=1_000)
+    plan = dataclasses.replace(run.eval, limit=1_000, every_steps=800)
     return with_arg(dataclasses.replace(run, model=model, data=data, eval=plan), arg)

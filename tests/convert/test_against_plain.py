@@ -72,6 +72,7 @@ def test_sampled_patches_and_text_alone(small, golden):
     check(small, golden.VOCAB, state, {name: inputs[name] for name in ("src_tokens", "prev_output_tokens")})
 
 
+@pytest.mark.full
 def test_other_vocabularies(small, golden):
     for vocab in (VocabConfig(num_text=37, num_codes=8, num_bins=5, pad_multiple=1), VocabConfig(num_text=600, num_codes=0, num_bins=0)):
         check(small, vocab, float32(golden.state(small, vocab)), draw_inputs(2, size=vocab.size))

@@ -185,6 +185,7 @@ def test_first_weights_of_bart(golden, tmp_path):
     assert np.unique(params["encoder"]["layers"]["self_attention"]["head_scale"]).tolist() == [1.0]
 
 
+@pytest.mark.full
 def test_first_weights_of_an_imagenet_resnet(golden, tmp_path):
     prefix = "encoder.embed_images."
     resnet = {name.removeprefix(prefix): array.astype(np.float32) for name, array in golden.state().items() if name.startswith(prefix)}

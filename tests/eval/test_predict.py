@@ -129,6 +129,7 @@ def test_the_command_says_what_the_class_does(run, instructor, picture):
     assert predict(f"--checkpoint={run}", f"--image={picture}", f"--text={ASK}") == (0, f"{expected}\n", "")
 
 
+@pytest.mark.full
 def test_imported_weights_need_no_data(run, world, instructor, tokenizer, tmp_path):
     """The config of imported weights names no data to train on."""
     stored = CheckpointManager(run, read_only=True).restore_params()
@@ -152,6 +153,7 @@ def test_a_leading_space_is_added_once(instructor):
             instructor._encode(text)
 
 
+@pytest.mark.full
 def test_steps_and_overrides(run, loaded_once, picture):
     old = json.loads(predict(f"--checkpoint={run}", "--step=3", f"--image={picture}", f"--text={ASK}", "--json")[1])
     path = predict(f"--checkpoint={run}/checkpoints/3", f"--image={picture}", f"--text={ASK}", "--json")

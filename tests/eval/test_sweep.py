@@ -117,6 +117,7 @@ def test_greedy_is_the_plain_evaluation(whole, world, checkpoints, config):
             assert row["value"] == plain.results[row["set"]][row["metric"]]["value"], row
 
 
+@pytest.mark.full
 def test_an_interrupted_sweep_goes_on_and_ends_alike(whole, world, checkpoints, tmp_path):
     computed = []
 
