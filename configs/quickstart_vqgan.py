@@ -38,7 +38,10 @@ def small_vqgan(name: str, *, steps: int) -> VQGANRunConfig:
         ),
         data=DataConfig(dir=DIR, blocks=pictures("scenes", rows=32, image_px=32, augment="random_crop"), prefetch=4),
         loss=VQGANLossConfig(perceptual_weight=0.2, quantizer_weight=1.0, discriminator_weight=0.0, revive_every=20),
-        optimizer=dataclasses.replace(adam(2e-3, end_learning_rate=0.0, warmup_fraction=0.05, ema_decay=0.99), clip_norm=1.0),
+        # Steadier moments than taming's (0.5, 0.9), which suit a game of two sides: here nobody judges.
+        optimizer=dataclasses.replace(
+            adam(2e-3, end_learning_rate=0.0, warmup_fraction=0.05, ema_decay=0.99), beta1=0.9, beta2=0.99, clip_norm=1.0
+        ),
         checkpoint=CheckpointConfig(every_steps=500, every_s=0.0, keep=1),
         eval=VQGANEvalConfig(dataset="scenes", split="validation", limit=256, image_px=64, batch_rows=32),
         steps=steps,

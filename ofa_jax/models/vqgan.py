@@ -26,12 +26,13 @@ AROUND, BEHIND = 1, (0, 1)  # zeros on all sides of a picture, or at its bottom 
 
 
 class Convolution(nnx.Module):
-    """A convolution with bias; kernel [k, k, C, C'] ~ N(0, 1 / (3 fan_in)), the variance of PyTorch's uniform default."""
+    """A convolution with bias; kernel [k, k, C, C'] and bias ~ N(0, 1 / (3 fan_in)), the variance of PyTorch's uniform default."""
 
     def __init__(self, size: int, num_in: int, num_out: int, config: VQGANConfig, *, policy: Policy, stride: int = 1, padding: Padding = 0):
-        axes = (None, None, "channels_in", "channels_out")
-        self.kernel = parameter((size, size, num_in, num_out), axes, std=(3 * size * size * num_in) ** -0.5, policy=policy)
-        self.bias = parameter((num_out,), axes[3:], policy=policy)
+        axes, std = (None, None, "channels_in", "channels_out"), (3 * size * size * num_in) ** -0.5
+        self.kernel = parameter((size, size, num_in, num_out), axes, std=std, policy=policy)
+        # Not 0: behind a group norm a flat picture without offsets keeps the signs of its channels alone, and with them no colour.
+        self.bias = parameter((num_out,), axes[3:], std=std, policy=policy)
         self.stride, self.padding, self.method, self.compute = stride, padding, config.convolution, policy.compute
 
     def __call__(self, x: jax.Array) -> jax.Array:
