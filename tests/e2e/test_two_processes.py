@@ -22,6 +22,7 @@ def runs(tmp_path_factory):
     return folder, results
 
 
+@pytest.mark.full
 def test_two_processes_learn_what_one_does(runs):
     """Sums over rows are taken in another order, hence not the last bit; Adam's first steps amplify rounding."""
     folder, _ = runs
@@ -31,6 +32,7 @@ def test_two_processes_learn_what_one_does(runs):
     np.testing.assert_allclose([line["loss/total"] for line in two], [line["loss/total"] for line in one], rtol=1e-3)
 
 
+@pytest.mark.full
 def test_each_has_its_own_rows_and_only_the_first_writes_the_shared_files(runs):
     folder, results = runs
     digests = [[line["digest"] for line in lines(folder / "runs" / "two" / f"batches_{host}.jsonl")] for host in (0, 1)]
