@@ -1,6 +1,7 @@
-"""A small VQGAN (f=4, 128 codes) that learns the quickstart's pictures in under two minutes on two CPU cores: image infilling's codes.
+"""A small VQGAN (f=4, 128 codes) on the quickstart's pictures, meant for image infilling's codes; `make quickstart` does not use it yet.
 
-It learns from squares of 32 px, the side that infilling hides; a picture has codes of any side.
+No finished recipe: it learns shapes and hardly colours (WORKSPACE.md, "Now"). It sees squares of 32 px, the side that infilling hides; a
+picture has codes of any side.
 """
 
 from __future__ import annotations

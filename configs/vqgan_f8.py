@@ -1,8 +1,10 @@
 """The f=8 VQGAN with 8,192 codes that OFA reads and writes pictures with, trained from scratch: `vqgan_gumbel_f8` of taming-transformers.
 
-Structure, divergence weight, discriminator and optimizer are those of the published configuration (configs/openimages/vqgan gumbel,
-arXiv 2012.09841): learning rate 4.5e-6 a picture of the batch. Ours: 256 pictures a batch, bf16, an average of the weights, and pictures of
-OFA's own pretraining sets. Give LPIPS's weights with `--config.loss.perceptual=lpips_vgg.npz`; without them edges are compared.
+Structure and divergence weight are those of the published configuration, which says nothing else of its training (its loss is a dummy).
+Learning rate (4.5e-6 a picture of the batch), betas and the discriminator's weight are those of taming-transformers' example for one's own
+data (`configs/custom_vqgan.yaml`). All else is our choice and was never run to its end: batch, schedule, bf16, temperature, revival, the
+average of the weights, pictures of OFA's pretraining sets. Give LPIPS's weights with `--config.loss.perceptual=lpips_vgg.npz`; without them
+edges are compared.
 """
 
 from __future__ import annotations

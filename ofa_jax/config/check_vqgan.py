@@ -43,8 +43,6 @@ def _model(config: VQGANRunConfig) -> Iterator[str]:
     levels = set(range(len(model.multiples)))
     if not levels.issuperset(model.attention_levels):
         yield f"model.attention_levels: found {model.attention_levels}, expected levels from 0 to {max(levels)}"
-    if model.quantizer == "nearest" and model.latent_width < 1:
-        yield f"model.latent_width: found {model.latent_width}, expected at least 1"
 
 
 def _loss(config: VQGANRunConfig) -> Iterator[str]:

@@ -279,8 +279,8 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VQGANLossConfig:
-    """What a reconstruction costs, and when and how much the patch discriminator has a say. Defaults: taming-transformers' training of its
-    Gumbel models where not said otherwise."""
+    """What a reconstruction costs, and when and how much the patch discriminator has a say. Defaults: those of taming-transformers' loss,
+    Gumbel quantiser and example for one's own data (`configs/custom_vqgan.yaml`); temperature and revival are ours."""
 
     pixel_weight: float = 1.0  # of the mean absolute error
     perceptual: str = ""  # LPIPS weights (VGG-16 and its linear layers, a state dict); empty: differences of edges at three scales
