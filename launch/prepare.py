@@ -79,12 +79,13 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
     from ofa_jax.models.vqgan_codec import Codec, codec_digest, keep_codec_file
     from ofa_jax.parallel import hosts
     from ofa_jax.parallel.mesh import make_mesh
-    from ofa_jax.prepare.codes import CodeOptions, write_codes
+    from ofa_jax.prepare.codes import CodeOptions, check_one_vqgan, write_codes
 
     hosts.use_compilation_cache()
     hosts.start()
     model, params, said = restore_vqgan(args.vqgan)
     progress(f"{describe_model(model)}, from {said}")
+    check_one_vqgan(args.data_dir, args.dataset, codec_digest(model, params))
     if hosts.is_first():
         keep_codec_file(args.data_dir, model, params, rebuild=args.rebuild)
     devices = jax.local_devices()  # shards are shared out over hosts, the pictures of one over its host's devices

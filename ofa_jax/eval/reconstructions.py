@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from PIL import Image
 
+from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import VQGANRunConfig
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import ImageRecord, open_records
@@ -28,14 +29,15 @@ FOLDER = "reconstructions"
 def held_out_pictures(config: VQGANRunConfig) -> np.ndarray:
     """Returns uint8 [n, image_px, image_px, 3]: pictures of `config.eval`, spread over its split, resized.
 
-    Raises DataError without such records and RecordError for one that cannot be used.
+    Raises DataError without such records or for records of text, and RecordError for one that cannot be used.
     """
     plan = config.eval
     source = open_records(config.data.dir, plan.dataset, plan.split)
     places = np.unique(np.linspace(0, len(source) - 1, min(plan.limit, len(source))).round().astype(int)).tolist()
     pictures, draw = [], np.random.default_rng(0)
     for record in source.read(places):
-        assert isinstance(record, ImageRecord), plan.dataset
+        if not isinstance(record, ImageRecord):
+            raise DataError(f"eval.dataset: found text records in {plan.dataset}, expected image records")
         pictures.append(transform("resize", decode_picture(record), [], plan.image_px, draw).image)
     return np.stack(pictures)
 

@@ -78,8 +78,10 @@ class Codec:
             batch = values[start : start + self.rows]
             padded = np.concatenate([batch, np.zeros((self.rows - len(batch), *batch.shape[1:]), batch.dtype)])
             out.append(program(self._params, padded)[: len(batch)])  # the next batch starts before this one is read
+        if out:
+            return np.concatenate([np.asarray(part) for part in out])
         empty = jax.eval_shape(program, self._params, jax.ShapeDtypeStruct((self.rows, *values.shape[1:]), values.dtype))
-        return np.concatenate([np.asarray(part) for part in out]) if out else np.zeros((0, *empty.shape[1:]), empty.dtype)
+        return np.zeros((0, *empty.shape[1:]), empty.dtype)
 
 
 CODEC_FILE = "vqgan.npz"  # in a data folder: the model that its codes are of

@@ -107,6 +107,7 @@ def write_codes(
     manifest = load_json(data_dir / dataset / "manifest.json")
     if manifest.get("record") != "image":
         raise DataError(f"dataset {dataset} in {data_dir}: found {manifest.get('record')} records, expected image records to have codes")
+    check_one_vqgan(data_dir, dataset, options.vqgan)
     folder = data_dir / dataset / CODES_FOLDER
     made_of = {**dataclasses.asdict(options), "dataset": manifest["options_hash"]}
     _check_options(folder, made_of, rebuild=rebuild)
@@ -144,6 +145,18 @@ def write_codes(
     if done:
         progress(f"{dataset}: codes of {done:,} pictures in {seconds:.1f} s, {done / seconds:.0f} a second")
     return {"pictures": done, "seconds": seconds}
+
+
+def check_one_vqgan(data_dir: Path, dataset: str, vqgan: str) -> None:
+    """Raises `DataError` when another dataset of `data_dir` has codes of another VQGAN than the one with the digest `vqgan`: the folder's
+    one vqgan.npz draws the codes of all."""
+    for note in sorted(data_dir.glob(f"*/{CODES_FOLDER}/options.json")):
+        name, found = note.parent.parent.name, load_json(note)["vqgan"]
+        if name != dataset and found != vqgan:
+            raise DataError(
+                f"{data_dir}: dataset {name} has codes of the VQGAN {found[:12]}, expected those of {vqgan[:12]} as for {dataset}; "
+                f"remove {note.parent}, or give another --data_dir"
+            )
 
 
 def _check_options(folder: Path, made_of: dict[str, Any], *, rebuild: bool) -> None:

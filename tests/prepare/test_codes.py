@@ -165,6 +165,17 @@ def test_other_options_are_refused_and_rebuilt_only_when_asked(data):
     assert json.loads(files(data)["manifest.json"])["vqgan"] == "another"
 
 
+def test_codes_of_two_vqgans_do_not_meet_in_one_folder(data):
+    """They are drawn by the one file vqgan.npz of the folder, which a rebuild of one dataset would replace for all."""
+    shutil.copytree(data / "easy_vqa", data / "more")
+    stage.write_codes(data, "more", encode, OPTIONS, batch=7, progress=lambda _: None)
+    other = dataclasses.replace(OPTIONS, vqgan="another")
+    for rebuild in (False, True):
+        with pytest.raises(DataError, match="dataset more has codes of the VQGAN some digest"):
+            write(data, options=other, rebuild=rebuild)
+    assert not (data / "easy_vqa" / "codes").exists()
+
+
 def test_what_cannot_be_is_one_sentence(data, prepared):
     with pytest.raises(DataError, match="image_px: found 60, whose central area has 30 px, expected a multiple of 4"):
         write(data, options=dataclasses.replace(OPTIONS, image_px=60))
