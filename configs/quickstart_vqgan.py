@@ -1,7 +1,6 @@
 """A small VQGAN (f=4, 128 codes) on the quickstart's pictures, meant for image infilling's codes; `make quickstart` does not use it yet.
 
-No finished recipe: it learns shapes and hardly colours (WORKSPACE.md, "Now"). It sees squares of 32 px, the side that infilling hides; a
-picture has codes of any side.
+It sees squares of 32 px, the side that infilling hides; a picture has codes of any side.
 """
 
 from __future__ import annotations
@@ -34,11 +33,14 @@ def small_vqgan(name: str, *, steps: int) -> VQGANRunConfig:
             num_codes=NUM_CODES,
             code_width=16,
             quantizer="nearest",
-            norm_groups=8,
+            norm_groups=1,
+            norm_over="pixel",
             convolution="xla",
         ),
         data=DataConfig(dir=DIR, blocks=pictures("scenes", rows=32, image_px=32, augment="random_crop"), prefetch=4),
-        loss=VQGANLossConfig(perceptual_weight=0.2, quantizer_weight=1.0, discriminator_weight=0.0, revive_every=20),
+        loss=VQGANLossConfig(
+            perceptual_weight=0.2, quantizer_weight=1.0, discriminator_weight=0.0, quantizer_start_fraction=0.1, revive_every=20
+        ),
         # Steadier moments than taming's (0.5, 0.9), which suit a game of two sides: here nobody judges.
         optimizer=dataclasses.replace(
             adam(2e-3, end_learning_rate=0.0, warmup_fraction=0.05, ema_decay=0.99), beta1=0.9, beta2=0.99, clip_norm=1.0

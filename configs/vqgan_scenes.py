@@ -1,6 +1,7 @@
 """A small VQGAN (f=4, 512 codes) on the quickstart's scenes, within twenty minutes on two CPU cores.
 
-No finished recipe: it learns shapes and hardly colours (WORKSPACE.md, "Now"), and its pictures stay below 22 dB.
+What makes it learn so fast: residual branches that begin at 0, norms of each pixel, and a quantiser that begins late (from the first update
+on, its runs came to one grey for all pictures).
 """
 
 from __future__ import annotations

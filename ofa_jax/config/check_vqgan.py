@@ -52,6 +52,11 @@ def _loss(config: VQGANRunConfig) -> Iterator[str]:
         yield from at_least(f"loss.{name}", getattr(loss, name), 0)
     for value in loss.temperature:
         yield from positive("loss.temperature", value)
+    start = f"loss.quantizer_start_fraction: found {loss.quantizer_start_fraction}"
+    if not 0.0 <= loss.quantizer_start_fraction < 1.0:
+        yield f"{start}, expected 0 or more and below 1"
+    elif loss.quantizer_start_fraction and config.model.quantizer != "nearest":
+        yield f"{start}, expected 0 with model.quantizer={config.model.quantizer}, which draws softly from the start"
     if loss.discriminator_weight:
         yield from positive("loss.discriminator_layers", loss.discriminator_layers)
         groups = config.model.norm_groups

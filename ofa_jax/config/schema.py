@@ -154,6 +154,7 @@ class VQGANConfig:
     code_width: int = 256  # of an entry of the codebook
     quantizer: Literal["gumbel", "nearest"] = "gumbel"
     norm_groups: int = 32
+    norm_over: Literal["picture", "pixel"] = "picture"  # a group's statistics: of all pixels (taming's), or of each pixel alone
     norm_eps: float = 1e-6
     convolution: Literal["xla", "matmul"] = "xla"
 
@@ -287,6 +288,7 @@ class VQGANLossConfig:
     perceptual_weight: float = 1.0
     quantizer_weight: float = 5e-4  # Gumbel: of the divergence from equally used codes, in nats a cell; nearest: of commitment and codebook
     commitment: float = 0.25  # nearest: of the encoder's pull to its entry, beside the entry's pull to the encoder
+    quantizer_start_fraction: float = 0.0  # nearest: of the updates; until then the decoder sees latents
     temperature: tuple[float, float] = (1.0, 1.0)  # Gumbel softmax: at the first update, and from three quarters of the run on
     discriminator_width: int = 64
     discriminator_layers: int = 3  # convolutions of stride 2

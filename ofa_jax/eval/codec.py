@@ -25,6 +25,10 @@ class PictureCodec(Protocol):
     def stride(self) -> int:
         """Pixels a code covers in each direction."""
 
+    @property
+    def description(self) -> str:
+        """What it is, as part of a sentence."""
+
     def encode(self, images: np.ndarray) -> np.ndarray:
         """uint8 [n, h, w, 3] with sides that are multiples of the stride -> int [n, h / stride, w / stride]."""
 
@@ -33,12 +37,14 @@ class PictureCodec(Protocol):
 
 
 class PatchCodec:
-    """Every patch is the nearest of a list of patches: what generated test data has instead of a VQGAN."""
+    """Every patch is the nearest of a list of patches: what stands in for a VQGAN where none was trained."""
 
     def __init__(self, centers: np.ndarray):
         """centers: uint8 [num_codes, stride, stride, 3]."""
         self._centers = centers
         self.num_codes, self.stride = centers.shape[:2]
+        patches = f"{self.num_codes:,} patches of {self.stride} x {self.stride} px"
+        self.description = f"no VQGAN but a codebook of {patches}, fitted when the data was prepared"
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return np.stack([encode_patches(image, self._centers) for image in images])
@@ -54,6 +60,7 @@ class VqganCodec:
         config, params, self.digest = load_codec_file(path)
         self._codec = Codec(config, params, rows=rows)
         self.num_codes, self.stride = config.num_codes, config.stride
+        self.description = f"a VQGAN of {self.num_codes:,} codes, each for {self.stride} x {self.stride} px"
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return self._codec.encode(images)

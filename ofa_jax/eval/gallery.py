@@ -62,7 +62,7 @@ class Gallery:
     def write(self, path: Path, *, title: str, table: Sequence[Sequence[str]]) -> None:
         """Writes the page; `table` is the sweep's, its header first."""
         header, *rows = table
-        body = [f"<h1>{escaped(title)}</h1>", notes(self._lines), "<div class=wide><table><tr>"]
+        body = [f"<h1>{escaped(title)}</h1>", notes(self._lines, self._codec), "<div class=wide><table><tr>"]
         body += [f"<th>{escaped(cell)}" for cell in header]
         body += ["<tr>" + "".join(f"<td>{escaped(cell)}" for cell in row) for row in rows]
         path.write_text(page(title, [*body, "</table></div>", *self._sections]), encoding="utf-8")

@@ -35,10 +35,9 @@ _CREDITS = {
     "easy_vqa": "easy-VQA (V. Zhou, MIT licence) is a published set of questions about drawings of single shapes.",
 }
 _CODES_NOTE = (
-    "“True codes” is the truth encoded and decoded again by the VQGAN (or, in generated test data, by a list of patches), so no fill can "
-    "look better. “Generated” is decoded greedily, code after code, "
-    "from what the model said itself (generated_code_accuracy). code_accuracy is teacher-forced: every code is predicted from the "
-    "true codes before it, which is easier, and its baseline sees the true code before as well."
+    "Image codes are those of CODEC. “True codes” is the truth encoded and decoded again, so no fill can look better. “Generated” is "
+    "decoded greedily, code after code, from what the model said itself (generated_code_accuracy). code_accuracy is teacher-forced: every "
+    "code is predicted from the true codes before it, which is easier, and its baseline sees the true code before as well."
 )
 _METHOD = (
     "Text, boxes and objects are decoded greedily. Text infilling is teacher-forced and counts hidden tokens only. Intervals are 95 % "
@@ -100,7 +99,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
     codec = load_codec(config.data.dir)
     (directory / SHEETS_DIR).mkdir(exist_ok=True)
 
-    body = [f"<h1>{escaped(config.name)}</h1>", _facts(config, metrics, facts or {}), notes(shown)]
+    body = [f"<h1>{escaped(config.name)}</h1>", _facts(config, metrics, facts or {}), notes(shown, codec)]
     body += ["<h2>Held-out results against baselines</h2>", f"<p><small>{_METHOD}</small></p>", _table(results)]
     if curves:
         body += ["<h2>Loss by task</h2>", f"<img class=curves alt='loss curves' src='{_embedded((directory / CURVES_FILE).read_bytes())}'>"]
@@ -147,12 +146,13 @@ def _facts(config: RunConfig, metrics: Sequence[dict[str, Any]], facts: dict[str
     return "<p class=facts>" + " · ".join(f"{escaped(k)} <b>{escaped(v)}</b>" for k, v in {**known, **facts}.items()) + "</p>"
 
 
-def notes(lines: Sequence[dict[str, Any]]) -> str:
-    """Returns what must be said about the data of these predictions: where pictures come from, and their licence."""
+def notes(lines: Sequence[dict[str, Any]], codec: PictureCodec | None) -> str:
+    """Returns what must be said about the data of these predictions: where pictures come from, their licence, and what made their codes."""
     datasets = {line["dataset"] for line in lines}
     said = [note for dataset, note in _CREDITS.items() if dataset in datasets]
     if any(line["task"] == "image_infilling" for line in lines):
-        said.append(_CODES_NOTE)
+        made_by = "a codec that is not in the data folder, so that no fill is drawn" if codec is None else codec.description
+        said.append(_CODES_NOTE.replace("CODEC", escaped(made_by)))
     return "".join(f"<p>{note}</p>" for note in said)
 
 

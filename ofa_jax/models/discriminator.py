@@ -1,6 +1,6 @@
 """The patch discriminator of a VQGAN's training (Isola et al. 2017, arXiv 1611.07004, section 3.2.2; taming's NLayerDiscriminator).
 
-Its norms are over groups of channels of one picture; the original's are over the batch. So a picture's scores do not depend on the others,
+Its norms are the VQGAN's, within one picture; the original's are over the batch. So a picture's scores do not depend on the others,
 and neither devices nor micro-batches change anything.
 """
 

@@ -4,6 +4,9 @@ Two quantisers. Gumbel: a 1x1 convolution gives a score for every code; the code
 noise in evaluation too, so that two calls on one picture differ; here codes are the plain argmax, and the draw is an option with a
 key. Nearest: the code of a cell is the nearest entry of the codebook. Pixels are in [-1, 1]; `to_uint8` truncates, as the original does.
 
+Parameters are drawn as PyTorch draws them, but for the last convolution of every residual branch, which begins at 0 (Zhang et al. 2019,
+arXiv 1901.09321, section 3.1): the network begins as its shortcuts, nearly linear, and learns much faster.
+
 The same network serves any picture side that is a multiple of the stride: attention is at a level, not at a resolution.
 """
 
@@ -26,10 +29,22 @@ AROUND, BEHIND = 1, (0, 1)  # zeros on all sides of a picture, or at its bottom 
 
 
 class Convolution(nnx.Module):
-    """A convolution with bias; kernel [k, k, C, C'] and bias ~ N(0, 1 / (3 fan_in)), the variance of PyTorch's uniform default."""
+    """A convolution with bias; kernel [k, k, C, C'] and bias ~ N(0, 1 / (3 fan_in)), the variance of PyTorch's uniform default, or 0."""
 
-    def __init__(self, size: int, num_in: int, num_out: int, config: VQGANConfig, *, policy: Policy, stride: int = 1, padding: Padding = 0):
-        axes, std = (None, None, "channels_in", "channels_out"), (3 * size * size * num_in) ** -0.5
+    def __init__(
+        self,
+        size: int,
+        num_in: int,
+        num_out: int,
+        config: VQGANConfig,
+        *,
+        policy: Policy,
+        stride: int = 1,
+        padding: Padding = 0,
+        zero: bool = False,
+    ):
+        """zero: kernel and bias begin at 0."""
+        axes, std = (None, None, "channels_in", "channels_out"), None if zero else (3 * size * size * num_in) ** -0.5
         self.kernel = parameter((size, size, num_in, num_out), axes, std=std, policy=policy)
         # Not 0: behind a group norm a flat picture without offsets keeps the signs of its channels alone, and with them no colour.
         self.bias = parameter((num_out,), axes[3:], std=std, policy=policy)
@@ -43,26 +58,35 @@ class Convolution(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Affine norm over the pixels and the channels of a group, followed by x * sigmoid(x) where `swish`."""
+    """Affine norm over the channels of a group, and over all pixels or each alone, followed by x * sigmoid(x) where `swish`.
+
+    Over all pixels is taming's. It takes the picture's mean out of a group, and with it most of a flat colour, and makes a cell's code
+    depend on how large a picture it is in. Norms of each pixel do neither.
+    """
 
     def __init__(self, channels: int, config: VQGANConfig, *, policy: Policy):
         self.scale = parameter((channels,), ("norm",), value=1.0, policy=policy)
         self.bias = parameter((channels,), ("norm",), policy=policy)
-        self.groups, self.eps, self.accum = config.norm_groups, config.norm_eps, policy.accum
+        self.groups, self.over, self.eps, self.accum = config.norm_groups, config.norm_over, config.norm_eps, policy.accum
 
     def __call__(self, x: jax.Array, *, swish: bool = True) -> jax.Array:
         """x [B, h, w, C] -> the same shape and dtype; statistics in `policy.accum`."""
         wide = x.astype(self.accum)
-        centred = wide - self._group_means(jnp.mean(wide, (1, 2)))
-        var = self._group_means(jnp.mean(jnp.square(centred), (1, 2)))
+        centred = wide - self._group_means(wide)
+        var = self._group_means(jnp.square(centred))
         y = centred * (lax.rsqrt(var + self.eps) * self.scale[...].astype(self.accum)) + self.bias[...].astype(self.accum)
         return (jax.nn.swish(y) if swish else y).astype(x.dtype)
 
-    def _group_means(self, of_channels: jax.Array) -> jax.Array:
-        """Means of channels [B, C] -> those of their groups, [B, 1, 1, C]. All that is as large as the picture stays in its own layout."""
-        rows, channels = of_channels.shape
-        means = jnp.mean(of_channels.reshape(rows, self.groups, -1), 2)
-        return jnp.repeat(means, channels // self.groups, 1)[:, None, None]
+    def _group_means(self, x: jax.Array) -> jax.Array:
+        """x [B, h, w, C] -> the means over group, and pixels where `over` says so, of each channel: [B, 1 or h, 1 or w, C].
+
+        Where the pixels are averaged they are so first: all that is as large as the picture stays in its own layout.
+        """
+        if self.over == "picture":
+            x = jnp.mean(x, (1, 2), keepdims=True)
+        channels = x.shape[-1]
+        means = jnp.mean(x.reshape(*x.shape[:-1], self.groups, -1), -1)
+        return jnp.repeat(means, channels // self.groups, -1)
 
 
 class ResidualBlock(nnx.Module):
@@ -72,7 +96,7 @@ class ResidualBlock(nnx.Module):
         self.norm1 = GroupNorm(num_in, config, policy=policy)
         self.conv1 = Convolution(3, num_in, num_out, config, policy=policy, padding=AROUND)
         self.norm2 = GroupNorm(num_out, config, policy=policy)
-        self.conv2 = Convolution(3, num_out, num_out, config, policy=policy, padding=AROUND)
+        self.conv2 = Convolution(3, num_out, num_out, config, policy=policy, padding=AROUND, zero=True)
         self.shortcut: Any = Convolution(1, num_in, num_out, config, policy=policy) if num_in != num_out else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,7 +110,8 @@ class PixelAttention(nnx.Module):
 
     def __init__(self, channels: int, config: VQGANConfig, *, policy: Policy):
         self.norm = GroupNorm(channels, config, policy=policy)
-        self.query, self.key, self.value, self.out = (Convolution(1, channels, channels, config, policy=policy) for _ in range(4))
+        self.query, self.key, self.value = (Convolution(1, channels, channels, config, policy=policy) for _ in range(3))
+        self.out = Convolution(1, channels, channels, config, policy=policy, zero=True)
         self.accum = policy.accum
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -13,6 +13,10 @@ rest, active D, where y is the reconstruction and
 
 Both sides are updated at once from one reconstruction; the released code updates the generator first and reconstructs again.
 
+The nearest quantiser may begin late, after `quantizer_start_fraction` of the updates: until then the decoder sees the latents h themselves
+and Q is 0, and then every code is born as an output of the encoder. A codebook that is there from the start is near 0, and Q falls fastest
+when everything that the encoder gives comes to be so too: the decoder of a small network then learns to say one grey.
+
 Codes die: one that no cell takes has no gradient. Every `revive_every` updates, for three quarters of the run, codes without use since
 the last time are born again: for the nearest quantiser as outputs of the encoder drawn from the batch (random restarts, Dhariwal et al.
 2020, arXiv 2005.00341, section 3), for the Gumbel one as copies of often used codes, scores moved a little, so that the two share cells.
@@ -70,6 +74,7 @@ class Reconstruction:
 
     def __init__(self, config: VQGANRunConfig):
         self.config = config
+        self.quantizer_start = round(config.loss.quantizer_start_fraction * config.steps)  # updates without it
         self.perceptual = load_perceptual(config.loss.perceptual)
         self.graphdef = jax.eval_shape(self._create, jax.random.key(0))[0]
 
@@ -81,7 +86,7 @@ class Reconstruction:
         params, model = self._create(key)[1], self.config.model
         accum = policy(self.config.precision).accum
         stats: dict[str, Any] = {"usage": jnp.zeros((model.num_codes,), accum)}
-        if self.config.loss.revive_every and model.quantizer == "nearest":
+        if model.quantizer == "nearest" and (self.config.loss.revive_every or self.quantizer_start):
             stats["candidates"] = jnp.zeros((model.num_codes, model.code_width), accum)
         weights = self.perceptual.weights()
         return params, stats | ({} if weights is None else {"perceptual": jax.tree.map(jnp.asarray, weights)})
@@ -150,7 +155,8 @@ class Reconstruction:
             terms = self._adversarial(networks, pixels, made, features, unlike, step)
             total += terms.pop("loss")
             scalars |= terms
-        new = {**stats, "usage": stats["usage"] + counts}
+        # Nothing was coded before the quantiser starts: all codes count as dead then.
+        new = {**stats, "usage": stats["usage"] + jnp.where(step >= self.quantizer_start, counts, 0)}
         if "candidates" in stats and candidate_key is not None:
             cells = latents.reshape(-1, latents.shape[-1])
             drawn = jax.random.randint(candidate_key, (self.config.model.num_codes,), 0, cells.shape[0])
@@ -166,7 +172,8 @@ class Reconstruction:
             entries, wide = table[codes].astype(accum), latents.astype(accum)
             pull = jnp.mean(jnp.square(wide - lax.stop_gradient(entries)))
             loss = jnp.mean(jnp.square(entries - lax.stop_gradient(wide))) + self.config.loss.commitment * pull
-            return Quantised(latents + lax.stop_gradient(entries - wide).astype(latents.dtype), codes, loss)
+            started = (jnp.asarray(step) >= self.quantizer_start).astype(accum)
+            return Quantised(latents + lax.stop_gradient(started * (entries - wide)).astype(latents.dtype), codes, started * loss)
         probabilities = jax.nn.softmax(scores)
         divergence = jnp.sum(probabilities * jnp.log(probabilities * self.config.model.num_codes + _KL_EPS), -1)
         if key is None:
@@ -219,11 +226,13 @@ class Reconstruction:
         return {"loss": loss, "vqgan/discriminator": hinge, "vqgan/generator": generator, "vqgan/adaptive_weight": ratio}
 
     def revise(self, params: Any, stats: Any, *, step: jax.Array) -> tuple[Any, Any]:
-        every = self.config.loss.revive_every
-        if not every:
+        every, start = self.config.loss.revive_every, self.quantizer_start
+        if not every and not start:
             return params, stats
         count = step + 1
-        due = (count % every == 0) & (count <= SETTLED * self.config.steps)
+        due = (count == start) if start else jnp.zeros((), bool)
+        if every:
+            due |= (count % every == 0) & (count > start) & (count <= SETTLED * self.config.steps)
         dead = due & (stats["usage"] == 0)
         vqgan = params["vqgan"]
         new = dict(vqgan)

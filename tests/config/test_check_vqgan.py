@@ -25,6 +25,8 @@ BROKEN = {
     "model.num_codes=0": "model.num_codes: found 0",
     "model.quantizer=vq": "model.quantizer",
     "loss.quantizer_weight=-1": "loss.quantizer_weight: found -1.0",
+    "loss.quantizer_start_fraction=0.5": "loss.quantizer_start_fraction: found 0.5, expected 0 with model.quantizer=gumbel",
+    "loss.quantizer_start_fraction=1": "loss.quantizer_start_fraction: found 1.0, expected 0 or more and below 1",
     "loss.temperature=1,0": "loss.temperature: found 0.0",
     "loss.discriminator_width=50": "loss.discriminator_width: found 100",
     "mesh.data=0": "mesh.data: found 0",

@@ -62,12 +62,13 @@ def folder(tmp_path):
 
 
 def test_page_is_self_contained_and_says_what_it_shows(folder, config):
+    count, side = np.load(f"{config.data.dir}/codebook.npz")["centers"].shape[:2]
     page = write_report(folder, config, facts={"checkpoint": "step 390"}).read_text()
     for said in (
         "OpenMoji",
         "CC BY-SA 4.0",
         "True codes",
-        "VQGAN",
+        f"Image codes are those of no VQGAN but a codebook of {count} patches of {side} x {side} px",
         "majority",
         "step 390",
         "up to step 390 of 300,000",

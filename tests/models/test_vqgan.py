@@ -16,6 +16,7 @@ from flax import nnx
 from ofa_jax.config.schema import VQGANConfig
 from ofa_jax.convert import taming
 from ofa_jax.models import vqgan
+from ofa_jax.models.precision import policy
 
 _SPEC = importlib.util.spec_from_file_location("models_golden", pathlib.Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(_SPEC)
@@ -97,6 +98,38 @@ def test_the_nearest_quantiser_takes_the_nearest_entry():
     np.testing.assert_allclose(scores - 0.5 * (np.asarray(latents) ** 2).sum(-1, keepdims=True), -0.5 * distance, atol=1e-5)
     with pytest.raises(ValueError, match="only the Gumbel quantiser draws codes"):
         nnx.merge(graphdef, params).encode(jnp.zeros((1, 32, 32, 3)), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("over", ["picture", "pixel"])
+def test_a_norms_statistics_are_of_the_picture_or_of_each_pixel(over):
+    config = dataclasses.replace(CONFIG, width=8, norm_groups=4, norm_over=over, norm_eps=0.1)
+    norm = vqgan.GroupNorm(8, config, policy=policy("f32"))
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 8)) * np.arange(1, 9) + 3.0
+    groups, axes = x.reshape(2, 5, 6, 4, 2), (1, 2, 4) if over == "picture" else (4,)
+    expected = (groups - groups.mean(axes, keepdims=True)) / np.sqrt(groups.var(axes, keepdims=True) + 0.1)
+    found = norm(jnp.asarray(x, jnp.float32), swish=False)
+    np.testing.assert_allclose(found, expected.reshape(x.shape), atol=2e-5)
+
+
+@pytest.mark.parametrize("over", ["picture", "pixel"])
+def test_with_norms_of_each_pixel_a_level_sees_its_surroundings_alone(over):
+    config = dataclasses.replace(CONFIG, width=8, norm_groups=1, norm_over=over, attention_levels=())
+    level = vqgan.Level(0, 8, config, num_blocks=1, resize="", policy=policy("f32"))
+    draw = np.random.default_rng(0)
+    for part in (level.block0.conv1, level.block0.conv2):
+        part.kernel[...] = jnp.asarray(draw.normal(size=part.kernel.shape), jnp.float32)
+    x = jnp.asarray(draw.normal(size=(1, 16, 16, 8)), jnp.float32)
+    inner = slice(2, -2)  # two convolutions of 3x3
+    same = np.allclose(level(x[:, :8])[:, inner, inner], level(x)[:, 2:6, inner], atol=1e-4)
+    assert same == (over == "pixel")
+
+
+def test_the_network_begins_as_its_shortcuts():
+    config = dataclasses.replace(CONFIG, width=8, norm_groups=4)
+    graphdef, params = vqgan.create(config, jax.random.key(0))
+    middle = nnx.merge(graphdef, params).encoder.middle
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 32)), jnp.float32)
+    np.testing.assert_array_equal(middle(x), x)
 
 
 def test_pixels_are_truncated_and_pictures_come_back():

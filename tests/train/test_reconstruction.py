@@ -46,10 +46,10 @@ def pictures(seed: int, rows: int = 8) -> np.ndarray:
     return np.repeat(np.repeat(colours, 8, 2), 16, 1)
 
 
-def batch(step: int, rows: int = 8) -> Batch:
+def batch(step: int, rows: int = 8, draw=pictures) -> Batch:
     nothing = np.zeros((0, 0), np.int32)
     block = Block(
-        pictures(step, rows), np.ones(rows, bool), np.zeros(rows, bool), nothing, nothing, nothing, np.zeros(0, np.float32),
+        draw(step, rows), np.ones(rows, bool), np.zeros(rows, bool), nothing, nothing, nothing, np.zeros(0, np.float32),
         np.zeros(0, bool), np.zeros(0, np.int32), np.arange(rows),
     )  # fmt: skip
     return Batch(step, {"pictures": block}, ())
@@ -163,13 +163,13 @@ def test_dead_codes_are_born_again_when_it_is_time(config):
         assert 0 < np.abs(kernel[:, 1] - old_kernel[:, parent[0]]).max() < 0.1 * old_kernel.std()
 
 
-def trained(config, *, steps, same=False):
-    """(state, scalars of every step) after a run on all devices, of new batches or always the same."""
+def trained(config, *, steps, draw=pictures):
+    """(state, scalars of every step) after a run on all devices, of new batches."""
     mesh = make_mesh(config.mesh)
     objective, state, step = make_objective(config), init_state(config, mesh), make_train_step(config, mesh, num_tasks=0)
     seen = []
     for number in range(steps):
-        made = batch(0 if same else number)
+        made = batch(number, draw=draw)
         objective.check_batch(made)
         state, metrics = step(state, put_batch(made, mesh))
         seen.append({name: float(value) for name, value in metrics.scalars.items()})
@@ -187,12 +187,45 @@ def test_eight_devices_play_both_sides_and_keep_an_average():
     assert float(jnp.sum(state.stats["usage"])) == 0
 
 
+def fields(seed: int, rows: int = 8) -> np.ndarray:
+    """Nine colours a picture, blended into each other."""
+    corners, places = np.random.default_rng(seed).uniform(0, 255, (rows, 3, 3, 3)), np.linspace(0, 2, 16)
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(3)))
+    return np.einsum("yi,xj,bijc->byxc", weights, weights, corners).round().astype(np.uint8)
+
+
 @pytest.mark.full
-def test_the_nearest_quantiser_learns_a_batch_by_heart():
-    """Batches never seen before are learned far more slowly, and the Gumbel quantiser may stay at one code: see WORKSPACE.md, "Now"."""
-    loss = dataclasses.replace(NEAREST.loss, revive_every=10, quantizer_weight=1.0, discriminator_weight=0.0)
-    _, seen = trained(dataclasses.replace(NEAREST, loss=loss, steps=400), steps=400, same=True)
-    assert np.mean([s["vqgan/psnr"] for s in seen[-20:]]) > seen[0]["vqgan/psnr"] + 5
+def test_pictures_never_seen_before_come_back():
+    loss = VQGANLossConfig(quantizer_weight=1.0, quantizer_start_fraction=0.2, revive_every=10, discriminator_weight=0.0)
+    model = dataclasses.replace(NEAREST.model, norm_groups=1, norm_over="pixel")
+    config = dataclasses.replace(NEAREST, model=model, loss=loss, steps=300)
+    _, seen = trained(config, steps=300, draw=fields)
+    grey = np.mean([10 * np.log10(255**2 / np.mean((fields(k) - 127.5) ** 2, (1, 2, 3))).mean() for k in range(20)])
+    assert np.mean([s["vqgan/psnr"] for s in seen[:5]]) < grey + 1
+    assert np.mean([s["vqgan/psnr"] for s in seen[-20:]]) > grey + 4
+    assert np.mean([s["vqgan/codes_used"] for s in seen[-20:]]) > 0.9
+
+
+def test_a_late_quantiser_lets_latents_pass_and_then_begins_with_them():
+    loss = dataclasses.replace(NEAREST.loss, quantizer_start_fraction=3 / 40, quantizer_weight=1.0, discriminator_weight=0.0)
+    config = dataclasses.replace(NEAREST, loss=loss)
+    values = {}
+    for step in (2, 3):
+        value, grads, report, params, objective = evaluate(config, step=step)
+        values[step] = value
+        coded = float(jnp.sum(report.stats["usage"]))
+        assert (coded, float(report.scalars["vqgan/quantizer"]) > 0) == ((0, False) if step == 2 else (8 * 64, True))
+        assert np.any(grads["vqgan"]["codebook"][...]) == (step == 3)
+    model = nnx.merge(objective.graphdef, params).vqgan
+    pixels = to_pixels(jnp.asarray(pictures(0)), accum=np.float32)
+    latents = model.latents(pixels)
+    passed = model.decode_entries(latents)
+    expected = jnp.mean(jnp.abs(pixels - passed)) + jnp.mean(Edges()(None, pixels, passed))
+    assert values[2] == pytest.approx(float(expected), rel=1e-5)
+    stats = {**report.stats, "usage": jnp.zeros(16), "candidates": jnp.full((16, 8), 7.0)}
+    for step, born in ((1, False), (2, True), (3, False)):  # the third update is the last before the start
+        revised, _ = objective.revise(params, stats, step=jnp.int32(step))
+        assert bool((revised["vqgan"]["codebook"][...] == 7).all()) == born
 
 
 def test_the_temperature_falls_along_half_a_cosine():
