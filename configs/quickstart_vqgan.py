@@ -1,4 +1,4 @@
-"""A small VQGAN (f=4, 128 codes) on the quickstart's pictures, meant for image infilling's codes; `make quickstart` does not use it yet.
+"""A small VQGAN (f=4, 128 codes) on the quickstart's scenes, a minute or two on two CPU cores; `make quickstart` does not use it yet.
 
 It sees squares of 32 px, the side that infilling hides; a picture has codes of any side.
 """
@@ -17,7 +17,7 @@ NUM_CODES = 128
 
 def get_config(arg: str = "") -> VQGANRunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
-    return with_arg(small_vqgan("quickstart_vqgan", steps=600), arg)
+    return with_arg(small_vqgan("quickstart_vqgan", steps=500), arg)
 
 
 def small_vqgan(name: str, *, steps: int) -> VQGANRunConfig:
@@ -37,7 +37,7 @@ def small_vqgan(name: str, *, steps: int) -> VQGANRunConfig:
             norm_over="pixel",
             convolution="xla",
         ),
-        data=DataConfig(dir=DIR, blocks=pictures("scenes", rows=32, image_px=32, augment="random_crop"), prefetch=4),
+        data=DataConfig(dir=DIR, blocks=pictures("scenes", rows=16, image_px=32, augment="random_crop"), prefetch=4),
         loss=VQGANLossConfig(
             perceptual_weight=0.2, quantizer_weight=1.0, discriminator_weight=0.0, quantizer_start_fraction=0.1, revive_every=20
         ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 from configs.quickstart_vqgan import small_vqgan
-from configs.recipes.vqgan import pictures
 from ofa_jax.config.debug import with_arg
 from ofa_jax.config.schema import VQGANRunConfig
 
@@ -18,6 +17,5 @@ def get_config(arg: str = "") -> VQGANRunConfig:
     """Returns the run; `arg`: `debug` for seconds on generated data, `steps=N`."""
     run = small_vqgan("vqgan_scenes", steps=3_200)
     model = dataclasses.replace(run.model, num_codes=512)
-    data = dataclasses.replace(run.data, blocks=pictures("scenes", rows=16, image_px=32, augment="random_crop"))
     plan = dataclasses.replace(run.eval, limit=1_000, every_steps=800)
-    return with_arg(dataclasses.replace(run, model=model, data=data, eval=plan), arg)
+    return with_arg(dataclasses.replace(run, model=model, eval=plan), arg)

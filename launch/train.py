@@ -75,7 +75,7 @@ def _train(argv: list[str]) -> int:
         config.data,
         config.seed,
         build_row,
-        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.row == "image_infilling"),
+        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes),
         host=hosts.index(),
         num_hosts=hosts.count(),
         quarantine=quarantine,

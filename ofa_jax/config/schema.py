@@ -176,6 +176,11 @@ class SourceConfig:
     weight: float = 1.0
     split: str = "train"
 
+    @property
+    def reads_codes(self) -> bool:
+        """Whether its rows need the image codes of its records, which may lie in shards of their own."""
+        return self.row == "image_infilling"
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:

@@ -71,7 +71,7 @@ class Pipeline:
       seed: the run's seed.
       build_row: turns a record into a row; raises RecordError for content it cannot use. It must be picklable by cloudpickle when
         `data.num_workers` is above 0, and may be called from several threads.
-      open_source: opens the records of one line of a mixture; called once for each (dataset, split), in each worker process again.
+      open_source: opens the records of one line of a mixture; called once for each (dataset, split, with or without codes), in each worker process again.
       host, num_hosts: host h of n makes rows [h * R / n, (h + 1) * R / n) of each block's R rows.
       quarantine: where given, `iterate` lists rejects there and applies its stop rule (with several hosts it only lists them: the
         rule needs the sums over all hosts).
@@ -95,7 +95,7 @@ class Pipeline:
         self._host, self._num_hosts = host, num_hosts
         self._rows = tuple(host_rows(block, host=host, num_hosts=num_hosts) for block in data.blocks)
         self._quarantine = quarantine
-        self._opened: dict[tuple[str, str], RecordSource] = {}
+        self._opened: dict[tuple[str, str, bool], RecordSource] = {}
         self._orders: list[grain.MapDataset[Draw]] | None = None
         self._lock = threading.Lock()
         self._iterators: list[BatchIterator] = []
@@ -155,7 +155,7 @@ class Pipeline:
         with self._lock:
             if self._orders is None:
                 for source in (source for block in self._data.blocks for source in block.sources):
-                    key = (source.dataset, source.split)
+                    key = _opening(source)
                     if key not in self._opened:
                         self._opened[key] = _retry_io(partial(self._open_source, source), f"opening {_name(source)}")
                 self._orders = [
@@ -165,7 +165,7 @@ class Pipeline:
             return self._orders
 
     def _source(self, source: SourceConfig) -> RecordSource:
-        return self._opened[source.dataset, source.split]
+        return self._opened[_opening(source)]
 
     def _read_all(self, block: BlockConfig, draws: list[Draw]) -> list[Record | RecordError]:
         """The records of one block's draws; a content error stands in the place of its record."""
@@ -411,6 +411,11 @@ def _receive_made(connection: Connection) -> _Made:
                 raise EOFError
             left = left[received:]
     return pickle.loads(rest, buffers=arrays)
+
+
+def _opening(source: SourceConfig) -> tuple[str, str, bool]:
+    """What lines must share to share opened records."""
+    return source.dataset, source.split, source.reads_codes
 
 
 def _name(source: SourceConfig) -> str:

@@ -54,6 +54,6 @@ def load_world(config: RunConfig, sets: Sequence[EvalSetConfig]) -> World:
         config,
         tokenizer,
         RowBuilder(config.vocab, tokenizer, negatives, transform, train=False),
-        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.row == "image_infilling"),
+        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes),
         negatives,
     )

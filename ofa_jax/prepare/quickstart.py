@@ -1,5 +1,7 @@
 """Everything the quickstart learns from, made from pip packages alone: easy-VQA, scenes of OpenMoji drawings, prose and a tokeniser.
 
+Image codes are patches; with `ScenesOptions.num_codes` 0 they come later, from a VQGAN (`launch/prepare.py codes`).
+
 `prepare` makes what is missing, part by part; a finished part is not made again, and a part made with other options is never replaced
 silently. Nothing is downloaded.
 """
@@ -49,7 +51,9 @@ class QuickstartOptions:
 def prepare(
     data_dir: Path, *, options: QuickstartOptions, rebuild: bool = False, progress: Callable[[str], None] = print
 ) -> dict[str, float]:
-    """Makes `data_dir/{easy_vqa,scenes,prose,codebook.npz,tokenizer.model}` and returns the seconds each part took; 0.0 was there already.
+    """Makes `data_dir/{easy_vqa,scenes,prose,tokenizer.model}`, with patches as codes also codebook.npz.
+
+    Returns the seconds each part took; 0.0 was there already.
 
     Raises `DataError` when a part was made with other options and `rebuild` is off.
     """
@@ -66,7 +70,7 @@ def prepare(
     for name, (part, make) in parts.items():
         done = manifest.is_done(data_dir / name, options=part, rebuild=rebuild)
         if name == "scenes":
-            done = done and _codebook_fits(data_dir)
+            done = done and _codebook_fits(data_dir, options.scenes)
         took[name] = _timed(name, done, make, progress)
     model, made_of = data_dir / "tokenizer.model", _tokenizer_options(data_dir, options.num_text)
     done = tokenizer_is_done(model, options=made_of, rebuild=rebuild or any(took.values()))
@@ -93,18 +97,20 @@ def _build(
 
 
 def _build_scenes(data_dir: Path, options: scenes.ScenesOptions, progress: Callable[[str], None]) -> None:
-    progress(f"scenes: {options.num_codes} image codes by k-means from {options.codebook_pictures:,} pictures")
-    centers = scenes.fit_codebook(options)
-    codebook.save(data_dir / "codebook.npz", centers)
+    more: dict[str, Any] = {}
+    if options.num_codes:
+        progress(f"scenes: {options.num_codes} image codes by k-means from {options.codebook_pictures:,} pictures")
+        centers = scenes.fit_codebook(options)
+        codebook.save(data_dir / "codebook.npz", centers)
+        more = {"centers": centers, "codebook_digest": manifest.file_digest(data_dir / "codebook.npz")}
     largest = max(getattr(options, split) for split in scenes.SPLITS)
-    digest = manifest.file_digest(data_dir / "codebook.npz")
-    base.build(
-        scenes.Scenes, data_dir=data_dir, options=options, max_records=largest, progress=progress, centers=centers, codebook_digest=digest
-    )
+    base.build(scenes.Scenes, data_dir=data_dir, options=options, max_records=largest, progress=progress, **more)
 
 
-def _codebook_fits(data_dir: Path) -> bool:
-    """Says whether the codebook is the one that the scenes' codes are of (a run may have been cut off between the two)."""
+def _codebook_fits(data_dir: Path, options: scenes.ScenesOptions) -> bool:
+    """Says whether the codebook, if there is to be one, is that of the scenes' codes (a run may have been cut off between the two)."""
+    if not options.num_codes:
+        return True
     path = data_dir / "codebook.npz"
     return path.exists() and manifest.file_digest(path) == load_json(data_dir / "scenes" / "manifest.json")["codebook_sha256"]
 

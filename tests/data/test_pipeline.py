@@ -221,6 +221,20 @@ def test_sources_are_opened_once_for_all_blocks():
     assert sorted(opened) == ["letters", "prose", "shapes"]
 
 
+def test_a_dataset_is_opened_again_where_a_line_reads_its_codes():
+    """Side shards of codes are joined when records are opened: lines with and without them share a dataset, not its records."""
+    opened = []
+
+    def open_and_count(source: SourceConfig) -> MemorySource:
+        opened.append((source.dataset, source.reads_codes))
+        return MemorySource(source.dataset)
+
+    pairs, texts = data_config().blocks
+    lines = tuple(SourceConfig("shapes", row) for row in ("caption", "grounding", "image_infilling"))
+    make(open_source=open_and_count, data=data_config(blocks=(dataclasses.replace(pairs, sources=lines), texts))).batch(0)
+    assert sorted(opened) == [("prose", False), ("shapes", False), ("shapes", True)]
+
+
 def test_steps_before_the_first_are_refused():
     with pytest.raises(ValueError, match="data_step: found -1, expected 0 or more"):
         make().batch(-1)

@@ -120,6 +120,17 @@ def test_an_interrupted_run_leaves_no_half_made_part(prepared: Path, tmp_path: P
         assert ours.read_bytes(range(len(ours))) == theirs.read_bytes(range(len(theirs)))
 
 
+def test_scenes_without_codes_are_the_same_scenes_and_wait_for_a_vqgan(prepared: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(fixtures.OPTIONS, scenes=dataclasses.replace(fixtures.OPTIONS.scenes, num_codes=0))
+    quickstart.prepare(tmp_path, options=options, progress=lambda _: None)
+    assert not (tmp_path / "codebook.npz").exists() and "num_codes" not in json.loads((tmp_path / "scenes" / "manifest.json").read_text())
+    bare, coded = open_records(tmp_path, "scenes", "validation")[3], open_records(prepared, "scenes", "validation")[3]
+    assert bare.codes is None and dataclasses.replace(coded, codes=None) == bare
+    with pytest.raises(DataError, match=r"found no finished image codes .*launch/prepare.py codes"):
+        open_records(tmp_path, "scenes", "train", codes=True)
+    assert quickstart.prepare(tmp_path, options=options, progress=lambda _: None)["scenes"] == 0
+
+
 def test_a_codebook_of_another_run_makes_the_scenes_again(prepared: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(prepared, tmp_path / "data"))
     codebook.save(data / "codebook.npz", np.zeros((32, 4, 4, 3), np.uint8))

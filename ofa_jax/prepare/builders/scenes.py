@@ -24,7 +24,10 @@ _SIZES = {1: (28, 42), 2: (22, 33), 3: (19, 28), 4: (18, 24)}  # number of objec
 
 @dataclasses.dataclass(frozen=True)
 class ScenesOptions(base.Options):
-    """Pictures per split, the picture's side and its codes, and how objects are laid out."""
+    """Pictures per split, the picture's side and its codes, and how objects are laid out.
+
+    With `num_codes` 0 records have no codes: a VQGAN makes them (`launch/prepare.py codes`). Else they are of a codebook of patches.
+    """
 
     train: int = 12_000
     validation: int = 1_000
@@ -139,7 +142,7 @@ class SceneMaker:
 
 
 class Scenes(base.RecordBuilder):
-    """Five splits of composed pictures; give it the codebook that its codes are of."""
+    """Five splits of composed pictures; give it the codebook that its codes are of, where they have any."""
 
     name = "scenes"
     DESCRIBED = base.Described(
@@ -153,12 +156,12 @@ class Scenes(base.RecordBuilder):
             "two objects in triples that training may show",
             "unseen_artwork: every object is a drawing or a rendering that no other split shows (held_out_artwork)",
             f"a question's id is ((place of its split in {', '.join(SPLITS)}) * 1,000,000 + number of the picture) * 100 + its place there",
-            "codes: nearest of the k-means patches in codebook.npz, central half-side square, raster order",
+            "codes, where num_codes is not 0: nearest of the k-means patches in codebook.npz, central half-side square, raster order",
         ),
     )
     options: ScenesOptions
 
-    def __init__(self, *, centers: np.ndarray, codebook_digest: str, **kwargs: Any):
+    def __init__(self, *, centers: np.ndarray | None = None, codebook_digest: str = "", **kwargs: Any):
         super().__init__(**kwargs)
         self._maker = SceneMaker(self.options)
         self._centers, self._codebook_digest = centers, codebook_digest
@@ -177,7 +180,7 @@ class Scenes(base.RecordBuilder):
             draw = self._maker.draw_for(split, index)
             scene = self._maker.make(split, index, draw)
             caption = grammar.caption(scene.objects, image_px=px)
-            codes = codebook.encode(scene.image[None], self._centers)[0]
+            codes = None if self._centers is None else codebook.encode(scene.image[None], self._centers)[0]
             # every region of unseen_composition speaks of its triple
             relational = 1.0 if split == "unseen_composition" else options.relational
             record = ImageRecord(
@@ -194,7 +197,8 @@ class Scenes(base.RecordBuilder):
             )
             if split == "train":
                 self._captions[caption.text] = None
-                self._train_codes.append(codes)
+                if codes is not None:
+                    self._train_codes.append(codes)
             elif split == "validation":
                 self._validation_images.append(scene.image)
             counts = {
@@ -202,7 +206,7 @@ class Scenes(base.RecordBuilder):
                 "regions": len(record.regions),
                 "questions": len(record.questions),
                 "objects": len(record.objects),
-                "codes": 1,
+                "codes": int(codes is not None),
             }
             self._counts[split].update(counts)
             if index % 1000 == 999:
@@ -215,15 +219,21 @@ class Scenes(base.RecordBuilder):
 
     def facts(self) -> dict[str, Any]:
         return {
-            "num_codes": self.options.num_codes,
-            "code_stride": self.options.code_stride,
-            "codebook_sha256": self._codebook_digest,
             "annotations": {split: dict(counts) for split, counts in self._counts.items()},
             "held_out_triples": [" ".join((a, how, b)) for a, b, how in held_out_triples(self.options)],
             "held_out_artwork": artwork.held_out_table(),
-            "code_baselines_validation": codebook.baselines(
-                np.stack(self._validation_images), self._centers, marginal=np.stack(self._train_codes)
-            ),
+            **self._facts_of_codes(),
+        }
+
+    def _facts_of_codes(self) -> dict[str, Any]:
+        if self._centers is None:
+            return {}
+        images, marginal = np.stack(self._validation_images), np.stack(self._train_codes)
+        return {
+            "num_codes": self.options.num_codes,
+            "code_stride": self.options.code_stride,
+            "codebook_sha256": self._codebook_digest,
+            "code_baselines_validation": codebook.baselines(images, self._centers, marginal=marginal),
         }
 
 
