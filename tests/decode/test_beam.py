@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ofa_jax.decode import beam
 from ofa_jax.decode.beam import search
 from ofa_jax.decode.constraints import IdRange, Members
 from ofa_jax.decode.rules import DecodeConfig, Rules
@@ -209,3 +210,16 @@ def test_bos_is_the_first_token_of_the_ngrams():
     toy.table[..., BOS] += 30.0
     found = run(toy, DecodeConfig(beam=2, max_len=4, no_repeat_ngram=1))
     assert not (found.sequences == BOS).any()
+
+
+@pytest.mark.parametrize("size", [7, 639, 640, 641, 5_003])
+def test_the_best_are_found_by_blocks_as_all_at_once(size):
+    """With many equal elements and impossible ones, in the same order."""
+    draw = np.random.default_rng(size)
+    x = draw.integers(-4, 5, (6, size)).astype(np.float32)
+    x[draw.random(x.shape) < 0.3] = -np.inf
+    x[1] = -np.inf
+    x[2] = draw.normal(size=size)
+    k = min(10, size)
+    for found, expected in zip(jax.jit(beam._top_k, static_argnums=1)(x, k), jax.lax.top_k(x, k), strict=True):
+        np.testing.assert_array_equal(found, expected)
