@@ -46,7 +46,7 @@ class Convolution(nnx.Module):
         """zero: kernel and bias begin at 0."""
         axes, std = (None, None, "channels_in", "channels_out"), None if zero else (3 * size * size * num_in) ** -0.5
         self.kernel = parameter((size, size, num_in, num_out), axes, std=std, policy=policy)
-        # Not 0: behind a group norm a flat picture without offsets keeps the signs of its channels alone, and with them no colour.
+        # Else not 0: behind a group norm a flat picture without offsets keeps the signs of its channels alone, and with them no colour.
         self.bias = parameter((num_out,), axes[3:], std=std, policy=policy)
         self.stride, self.padding, self.method, self.compute = stride, padding, config.convolution, policy.compute
 

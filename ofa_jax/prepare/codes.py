@@ -148,8 +148,11 @@ def write_codes(
 
 
 def check_one_vqgan(data_dir: Path, dataset: str, vqgan: str) -> None:
-    """Raises `DataError` when another dataset of `data_dir` has codes of another VQGAN than the one with the digest `vqgan`: the folder's
-    one vqgan.npz draws the codes of all."""
+    """Raises `DataError` when records of `dataset` hold codes, or when another dataset of `data_dir` has codes of another VQGAN than the
+    one with the digest `vqgan`: the folder's one vqgan.npz draws the codes of all."""
+    own = data_dir / dataset / "manifest.json"
+    if own.exists() and (count := load_json(own).get("num_codes")):
+        raise DataError(f"{data_dir}: dataset {dataset}: found {count} codes in its records, expected none; prepare it without codes first")
     for note in sorted(data_dir.glob(f"*/{CODES_FOLDER}/options.json")):
         name, found = note.parent.parent.name, load_json(note)["vqgan"]
         if name != dataset and found != vqgan:

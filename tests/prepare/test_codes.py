@@ -176,6 +176,12 @@ def test_codes_of_two_vqgans_do_not_meet_in_one_folder(data):
     assert not (data / "easy_vqa" / "codes").exists()
 
 
+def test_records_with_codes_of_their_own_get_no_others(prepared, tmp_path):
+    """They would not be read, and the folder's vqgan.npz would draw the old ones."""
+    with pytest.raises(DataError, match="dataset scenes: found 32 codes in its records, expected none"):
+        stage.check_one_vqgan(prepared, "scenes", "some digest")
+
+
 def test_what_cannot_be_is_one_sentence(data, prepared):
     with pytest.raises(DataError, match="image_px: found 60, whose central area has 30 px, expected a multiple of 4"):
         write(data, options=dataclasses.replace(OPTIONS, image_px=60))
