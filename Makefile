@@ -12,6 +12,7 @@
 VENV := .venv
 SERVE_VENV := .venv-serve
 TPU_VENV := .venv-tpu
+VQGAN := configs/quickstart_vqgan.py
 FRONT := configs/quickstart_front.py
 CONFIG ?= configs/quickstart.py
 PYTEST_WORKERS ?= 2
@@ -70,6 +71,8 @@ tpu-env: $(TPU_VENV)/.made
 
 quickstart: $(VENV)/.made
 	$(VENV)/bin/python launch/prepare.py quickstart
+	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(VQGAN)
+	$(RUN_ENV) $(VENV)/bin/python launch/prepare.py codes --vqgan=runs/quickstart_vqgan --dataset=scenes --image_px=64
 	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(FRONT)
 	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(CONFIG)
 	$(RUN_ENV) $(VENV)/bin/python launch/eval.py --config=$(CONFIG)

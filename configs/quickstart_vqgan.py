@@ -1,4 +1,4 @@
-"""A small VQGAN (f=4, 128 codes) on the quickstart's scenes, a minute or two on two CPU cores; `make quickstart` does not use it yet.
+"""A small VQGAN (f=4, 128 codes) on the quickstart's scenes, a minute or two on two CPU cores: the codes of its infilling.
 
 It sees squares of 32 px, the side that infilling hides; a picture has codes of any side.
 """

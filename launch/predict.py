@@ -9,8 +9,8 @@ The text is used exactly as typed, but for one leading space that is added where
 one; <mask>, <bin_i> and <code_i> in it are the tokens of these names. The config is that of the checkpoint; --config.a.b=value changes
 a field (--config.eval.image_px=256, source_len, target_len). Boxes are pixels of the picture as it is stored. Codes fill in the
 picture's middle, which the model then does not see; they are drawn where data.dir has a VQGAN (vqgan.npz) or a patch codebook
-(codebook.npz, as in the quickstart). The same batch command goes on where a killed one stopped. The page ends with Ctrl-C; without
---port it is at 7860, or at any free port where that is taken.
+(codebook.npz). The same batch command goes on where a killed one stopped. The page ends with Ctrl-C; without --port it is at 7860, or
+at any free port where that is taken.
 Exit codes: 0 done, 1 some lines of a batch have an error, 2 a mistake told in one sentence.
 """
 

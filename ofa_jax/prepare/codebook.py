@@ -78,7 +78,7 @@ def save(path: Path, centers: np.ndarray) -> None:
 def load(path: Path) -> np.ndarray:
     """Returns uint8 centres [num_codes, stride, stride, 3]. Raises `DataError` when the file is missing."""
     if not path.exists():
-        raise DataError(f"{path} is missing; run `python launch/prepare.py quickstart`")
+        raise DataError(f"{path} is missing, expected the patches that the codes in its folder were made of")
     with np.load(path) as file:
         return file["centers"]
 

@@ -1,6 +1,6 @@
 """Everything the quickstart learns from, made from pip packages alone: easy-VQA, scenes of OpenMoji drawings, prose and a tokeniser.
 
-Image codes are patches; with `ScenesOptions.num_codes` 0 they come later, from a VQGAN (`launch/prepare.py codes`).
+The codes of the scenes come later, from a VQGAN trained on them (configs/quickstart_vqgan.py, then `launch/prepare.py codes`).
 
 `prepare` makes what is missing, part by part; a finished part is not made again, and a part made with other options is never replaced
 silently. Nothing is downloaded.

@@ -60,5 +60,5 @@ def test_a_codebook_is_saved_whole_and_a_missing_one_is_named(pictures: np.ndarr
     codebook.save(tmp_path / "codebook.npz", centers)
     assert (codebook.load(tmp_path / "codebook.npz") == centers).all()
     assert [path.name for path in tmp_path.iterdir()] == ["codebook.npz"]
-    with pytest.raises(DataError, match="missing.*launch/prepare.py"):
+    with pytest.raises(DataError, match="no.npz is missing, expected the patches"):
         codebook.load(tmp_path / "no.npz")

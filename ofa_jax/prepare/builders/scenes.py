@@ -36,7 +36,7 @@ class ScenesOptions(base.Options):
     unseen_artwork: int = 700
     image_px: int = 64
     code_stride: int = 4
-    num_codes: int = 128
+    num_codes: int = 0
     codebook_pictures: int = 2_000
     object_counts: tuple[float, ...] = (0.22, 0.32, 0.26, 0.20)  # chance of 1, 2, 3, 4 objects
     repeat: float = 0.3  # chance that a picture of several objects shows one kind twice
