@@ -20,10 +20,10 @@ from ofa_jax.data.records import Box
 from ofa_jax.data.transforms.boxes import clip_box, crop_box, flip_box, has_area, scale_box
 
 MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded, unless the caller allows less
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _OFA_MAX_SCALE = 480  # upper end of OFA's RandomResize scales, whatever the input size
 _MAX_JITTER_SIDES = 32  # longer side over the network input at most, so that a picture of 1 x 100,000 pixels cannot fill the memory
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Picture(NamedTuple):
@@ -63,16 +63,16 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.width, picture.height, max_pixels)
             picture.load()
             return np.asarray(_to_rgb(picture))
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         # Pillow's message for unknown bytes prints the address of the buffer: say what the bytes begin with instead.
         reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         start = data[:8].hex(" ")
         raise ValueError(
-            f"found {len(data)} bytes starting with {start} that do not decode ({reason}), expected a whole {' or '.join(_FORMATS)} file"
+            f"found {len(data)} bytes starting with {start} that do not decode ({reason}), expected a whole {' or '.join(FORMATS)} file"
         ) from error
 
 
