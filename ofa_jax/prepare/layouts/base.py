@@ -55,6 +55,7 @@ class Layout(ABC):
 
     KIND: ClassVar[Literal["image", "text"]] = "image"
     PAGE: ClassVar[str] = ""  # the public page that describes the layout
+    NUM_CODES: ClassVar[int] = 0  # image codes that its records may hold; 0: they hold none
 
     def gather(self, folder: Path, progress: Progress) -> None:  # noqa: B027 (most layouts have nothing to gather)
         """Writes what `inputs` needs into the empty `folder`; called once, before `inputs`. For layouts whose annotations of all pictures
@@ -69,6 +70,13 @@ class Layout(ABC):
     @abstractmethod
     def read(self, item: Input) -> Iterator[Found]:
         """Yields the records of an input; what cannot be used is a `RecordError` in its place. Raises OSError when it cannot be read."""
+
+    def picture_key(self, record_id: str) -> str:
+        """Returns the name by which other data sets know the picture of a record ("coco/391895"); "" where it has none.
+
+        The leakage filter compares these names, beside the pictures themselves.
+        """
+        return ""
 
     def fail(self, record: str, reason: str, field: str, found: str, expected: str) -> NoReturn:
         """Raises the `RecordError` of a record of this dataset."""

@@ -1,0 +1,153 @@
+"""Runs one pass over its units with Apache Beam: on the cores of this machine, or on a cluster by the runner's name.
+
+An element is a shard, never a record, and what a unit makes is a file: Beam only carries names, so that its own memory and shuffles
+do not matter, and a unit whose file is there is not run again, whoever made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ofa_jax.config.errors import DataError, UserError
+from ofa_jax.prepare.layouts.base import Progress
+from ofa_jax.prepare.passes import worker
+
+TRIES = 4  # for input and output errors
+_WAIT_S = 1.0  # before the second try; doubles with every further one
+_SAY_EVERY_S = 10.0
+_MOST_TOLD = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class RunnerOptions:
+    """Where passes run. None of it changes a byte of the result."""
+
+    runner: str = "direct"  # Beam's: direct, dataflow, flink, spark, or the name of a class
+    workers: int = 1  # processes of the direct runner
+    beam_args: tuple[str, ...] = ()  # further options of Beam, such as --project=P --region=R --temp_location=gs://...
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One unit of a pass: its name for messages, what the work function gets, and how to see that it is done."""
+
+    name: str
+    value: Any
+
+
+def run_pass(
+    name: str,
+    units: Sequence[Unit],
+    work: Callable[[Any], None],
+    *,
+    is_done: Callable[[Any], bool],
+    options: RunnerOptions,
+    progress: Progress,
+) -> int:
+    """Runs `work(unit.value)` for every unit that is not done and returns how many there were.
+
+    `work` and the values have to pickle, as workers are processes. OSErrors are tried again `TRIES` times. Errors of several units are told
+    together: raises `DataError` after all others are done, so that nothing of them is lost.
+    """
+    missing = [unit for unit in units if not is_done(unit.value)]
+    if not missing:
+        progress(f"{name}: all {len(units):,} are there")
+        return 0
+    if len(missing) < len(units):
+        progress(f"{name}: going on, {len(units) - len(missing):,} of {len(units):,} are there")
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(name, missing, is_done, stop, progress), daemon=True)
+    watcher.start()
+    began = time.monotonic()
+    try:
+        _run_beam([(unit.name, unit.value) for unit in missing], _Guarded(work), options)
+    finally:
+        stop.set()
+        watcher.join()
+    faults = [unit for unit in missing if not is_done(unit.value)]
+    if faults:
+        said = [f"{unit.name}: {_attempt(work, unit.value)}" for unit in faults[:_MOST_TOLD]]
+        more = f"; {len(faults) - _MOST_TOLD} more" if len(faults) > _MOST_TOLD else ""
+        raise DataError(f"{name}: {len(faults):,} of {len(units):,} failed; " + "; ".join(said) + more)
+    seconds = time.monotonic() - began
+    progress(f"{name}: {len(missing):,} in {seconds:.1f} s")
+    return len(missing)
+
+
+def _attempt(work: Callable[[Any], None], value: Any) -> str:
+    """Returns the sentence of a unit's error, by doing it once more here: workers elsewhere have no way to tell."""
+    try:
+        work(value)
+    except (UserError, OSError) as error:
+        return str(error)
+    return "done at the second time"
+
+
+class _Guarded:
+    """Does a unit's work. Expected errors leave the unit undone instead of ending the whole pass."""
+
+    def __init__(self, work: Callable[[Any], None]):
+        self._work = work
+
+    def __call__(self, unit: tuple[str, Any]) -> str:
+        for tried in range(TRIES):
+            try:
+                self._work(unit[1])
+            except UserError:
+                break
+            except OSError:
+                if tried + 1 < TRIES:
+                    time.sleep(_WAIT_S * 2**tried)
+            else:
+                break
+        return unit[0]
+
+
+def _run_beam(units: list[tuple[str, Any]], work: Callable[[tuple[str, Any]], str], options: RunnerOptions) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise DataError("apache_beam: found no such package, expected it for preparing data; install requirements-prepare.txt") from None
+    if options.runner == "direct":
+        runner: Any = _local_runner(options.workers)
+        args = [f"--direct_num_workers={options.workers}"]
+    else:
+        runner, args = None, [f"--runner={_RUNNERS.get(options.runner, options.runner)}"]
+    with beam.Pipeline(runner, options=PipelineOptions([*args, *options.beam_args])) as pipeline:
+        _ = pipeline | "units" >> beam.Create(units) | "spread" >> beam.Reshuffle() | "work" >> beam.Map(work)
+
+
+def _local_runner(workers: int) -> Any:
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    if workers == 1:
+        return fn_runner.FnApiRunner()
+    # Worker processes begin in another folder's Python: tell them where this package lies.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
+    logging.getLogger(fn_runner.__name__).setLevel(logging.ERROR)  # it warns of running modes, which the environment replaces
+    command = f"{shlex.quote(sys.executable)} -m {worker.__name__}"
+    return fn_runner.FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+_RUNNERS = {"dataflow": "DataflowRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
+
+
+def _watch(name: str, units: Sequence[Unit], is_done: Callable[[Any], bool], stop: threading.Event, progress: Progress) -> None:
+    """Says how many units are done and how long the others will take."""
+    began = time.monotonic()
+    while not stop.wait(_SAY_EVERY_S):
+        done = sum(is_done(unit.value) for unit in units)
+        took = time.monotonic() - began
+        left = f", about {took / done * (len(units) - done):.0f} s left" if done else ""
+        progress(f"{name}: {done:,} of {len(units):,} done{left}")
