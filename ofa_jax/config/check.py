@@ -192,7 +192,10 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     model, path = config.model, f"data.blocks.{block.name}"
     yield from positive(f"{path}.rows", block.rows)
     yield from positive(f"{path}.pairs_per_image", block.pairs_per_image)
-    yield from _rows_on_devices(config, block, num_devices)
+    if block.classes:
+        yield from _classes(config, block, num_devices)
+    else:
+        yield from _rows_on_devices(config, f"{path}.rows", block.rows, block.stream, num_devices)
     yield from _length(config, f"{path}.source_len", block.source_len)
     yield from _length(config, f"{path}.target_len", block.target_len)
     yield from _sources(config, block)
@@ -209,15 +212,31 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
         yield f"{path}.num_patches: found {block.num_patches}, expected 0 (all) or at most {grid**2}, the {grid}x{grid} grid of the picture"
 
 
-def _rows_on_devices(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:
+def _rows_on_devices(config: RunConfig, path: str, rows: int, stream: str, num_devices: int | None) -> Iterator[str]:
     sizes, group = resolve_mesh(config.mesh, num_devices), config.model.norm_group
     shards = sizes["data"] * sizes["fsdp"]
-    path = f"data.blocks.{block.name}.rows"
     if shards > 1:
-        yield from multiple(path, block.rows, shards, f"mesh data x fsdp = {sizes['data']} x {sizes['fsdp']} devices share the rows")
-    if config.model.image_norm == "batch" and group and block.stream != "text" and block.rows % shards == 0:
+        yield from multiple(path, rows, shards, f"mesh data x fsdp = {sizes['data']} x {sizes['fsdp']} devices share the rows")
+    if config.model.image_norm == "batch" and group and stream != "text" and rows % shards == 0:
         # A group of images that share batch statistics never crosses a device, so that the device count changes nothing.
-        yield from multiple(path, block.rows, shards * group, f"model.norm_group={group} on each of {shards} devices")
+        yield from multiple(path, rows, shards * group, f"model.norm_group={group} on each of {shards} devices")
+
+
+def _classes(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:
+    path, legal = f"data.blocks.{block.name}.classes", SEQUENCES_PER_ITEM[block.stream]
+    for index, part in enumerate(block.classes):
+        yield from positive(f"{path}.{index}.rows", part.rows)
+        yield from _rows_on_devices(config, f"{path}.{index}.rows", part.rows, block.stream, num_devices)
+        for name, longest in (("source_lens", block.source_len), ("target_lens", block.target_len)):
+            lens = getattr(part, name)
+            most = max((legal.get(source.row, 1) for source in block.sources), default=1)
+            if not 1 <= len(lens) <= most:
+                yield f"{path}.{index}.{name}: found {len(lens)} lengths, expected 1 to {most}, one for each sequence of a pair"
+            elif not 2 <= min(lens) <= max(lens) <= longest:
+                yield f"{path}.{index}.{name}: found {lens}, expected 2 to the block's {name.removesuffix('s')}={longest}"
+    if sum(part.rows for part in block.classes) != block.rows:
+        found = " + ".join(str(part.rows) for part in block.classes)
+        yield f"{path}: found {found} rows, expected the block's rows={block.rows} together"
 
 
 def _length(config: RunConfig, path: str, length: int) -> Iterator[str]:
@@ -251,6 +270,10 @@ def _sources(config: RunConfig, block: BlockConfig) -> Iterator[str]:
         if not source.dataset or not source.split:
             yield f"{line}: found dataset {source.dataset!r} and split {source.split!r}, expected both to be named"
         yield from positive(f"{line}.weight", source.weight)
+        stages = len(config.data.stage_steps)
+        if source.later_weights and (len(source.later_weights) != stages or min(source.later_weights) < 0):
+            expected = f"none or {stages} of 0 or more, one for each of data.stage_steps"
+            yield f"{line}.later_weights: found {source.later_weights}, expected {expected}"
         if source.row not in legal:
             yield f"{line}.row: found {source.row}, expected a row kind of stream {block.stream}: {', '.join(legal)}"
             continue

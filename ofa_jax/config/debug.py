@@ -89,7 +89,11 @@ def debug(config: RunConfig) -> RunConfig:
         model=model,
         vocab=FIXTURE_VOCAB,
         data=dataclasses.replace(
-            config.data, dir=FIXTURES_DIR, num_workers=0, blocks=tuple(_small_block(block, model) for block in config.data.blocks)
+            config.data,
+            dir=FIXTURES_DIR,
+            num_workers=0,
+            stage_steps=(),
+            blocks=tuple(_small_block(block, model) for block in config.data.blocks),
         ),
         loss=dataclasses.replace(
             config.loss,
@@ -168,4 +172,5 @@ def _small_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
         sources=tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
         image_px=FIXTURE_IMAGE_PX if block.image_px else 0,
         num_patches=grid**2 // 2 if block.num_patches else 0,
+        classes=(),  # fixtures have no token lengths
     )

@@ -1,7 +1,8 @@
 """A config as text: one leaf a line for people and golden files, JSON for checkpoints, a hash, and what differs between two.
 
 The rows of a table, which are dataclasses of plain values inside a tuple (the lines of a mixture, the sets of an evaluation), take
-one line each; a block, which holds a table itself, takes a line for every field. A `name` that is already in the path is not repeated.
+one line each; a block, which holds a table itself, takes a line for every field. A `name` that is already in the path is not repeated,
+and what few configs use is not said where it is empty.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
 from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
+
+
+_UNSAID_WHEN_EMPTY = ("classes", "later_weights", "stage_steps")
 
 
 def leaves(config: AnyRun) -> dict[str, str]:
@@ -77,7 +81,7 @@ def _walk(node: Any, prefix: str, lines: dict[str, str], *, named: bool = False)
                     lines[f"{path}.{key}"] = _row_text(element, named=named)
                 else:
                     _walk(element, f"{path}.{key}.", lines, named=named)
-        else:
+        elif value or name not in _UNSAID_WHEN_EMPTY:
             lines[path] = _text(value, kind)
 
 
@@ -87,7 +91,8 @@ def _is_plain(cls: type) -> bool:
 
 def _row_text(row: Any, *, named: bool) -> str:
     kinds = field_types(type(row))
-    return ", ".join(f"{name}={_text(getattr(row, name), kind)}" for name, kind in kinds.items() if not (named and name == "name"))
+    said = {name: getattr(row, name) for name in kinds if not (named and name == "name")}
+    return ", ".join(f"{name}={_text(value, kinds[name])}" for name, value in said.items() if value or name not in _UNSAID_WHEN_EMPTY)
 
 
 def _text(value: Any, kind: Any) -> str:

@@ -175,6 +175,7 @@ class SourceConfig:
     row: Literal["caption", "question", "grounding", "detection", "image_infilling", "text_infilling", "picture"]
     weight: float = 1.0
     split: str = "train"
+    later_weights: tuple[float, ...] = ()  # its weight from each of `DataConfig.stage_steps` on; empty: the same all the time
 
     @property
     def reads_codes(self) -> bool:
@@ -183,8 +184,25 @@ class SourceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LengthClass:
+    """Rows of a block at a shape of their own, for records whose sequences fit it and no class before it.
+
+    `source_lens` and `target_lens` are tokens of the first, second, ... sequence of a pair (a caption's captioning and matching), because a
+    row's tasks differ in length more than its records do; one number serves all.
+    """
+
+    rows: int
+    source_lens: tuple[int, ...]
+    target_lens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """One row block of the global batch: `rows` images (or texts), each with `pairs_per_image` pairs, at one static shape."""
+    """One row block of the global batch: `rows` images (or texts), each with `pairs_per_image` pairs, at one static shape or a few.
+
+    With `classes`, shorter first, each has its own part of `rows`, and records go to the first that holds their sequences; the last takes
+    the rest, cut at a word. None is longer than `source_len` and `target_len`.
+    """
 
     name: str
     stream: Literal["pairs", "images", "text", "pictures"]  # pictures: no sequences, for a VQGAN
@@ -196,6 +214,28 @@ class BlockConfig:
     pairs_per_image: int = 1  # pairs drawn from one image; each pair of stream `pairs` makes two sequences
     num_patches: int = 0  # patches sampled per sequence; 0 keeps all
     augment: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"] = "resize"
+    classes: tuple[LengthClass, ...] = ()  # none: every row has source_len x target_len
+
+    def lens_of(self, place: int) -> tuple[int, int]:
+        """Returns (source, target) tokens of sequence `place` of a pair."""
+        del place
+        return self.source_len, self.target_len
+
+
+@dataclasses.dataclass(frozen=True)
+class RowBlock(BlockConfig):
+    """A block, or one length class of it, as it is drawn and run. Not written in configs: `DataConfig.row_blocks` makes them."""
+
+    source_lens: tuple[int, ...] = ()  # of the class; empty: a block without classes
+    target_lens: tuple[int, ...] = ()
+    place: int = 0  # of the class in `all_classes`
+    all_classes: tuple[LengthClass, ...] = ()  # of the block
+
+    def lens_of(self, place: int) -> tuple[int, int]:
+        """Returns (source, target) tokens of sequence `place` of a pair."""
+        if not self.source_lens:
+            return self.source_len, self.target_len
+        return self.source_lens[min(place, len(self.source_lens) - 1)], self.target_lens[min(place, len(self.target_lens) - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +247,34 @@ class DataConfig:
     max_reject_fraction: float = 0.01  # of the rows drawn so far, once `reject_grace` rows were drawn
     reject_grace: int = 1_000
     write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
+    stage_steps: tuple[int, ...] = ()  # batches at which the second, third, ... stage of the mixture begins (`SourceConfig.later_weights`)
+
+    @property
+    def row_blocks(self) -> tuple[RowBlock, ...]:
+        """The parts of a global batch in order: the blocks, one with length classes as `<name>_0`, `<name>_1`, ..."""
+        parts = []
+        for block in self.blocks:
+            shared = {field.name: getattr(block, field.name) for field in dataclasses.fields(BlockConfig)}
+            if not block.classes:
+                parts.append(RowBlock(**shared))
+            for place, part in enumerate(block.classes):
+                own = {
+                    "name": f"{block.name}_{place}",
+                    "rows": part.rows,
+                    "source_len": max(part.source_lens),
+                    "target_len": max(part.target_lens),
+                    "classes": (),
+                }
+                parts.append(
+                    RowBlock(
+                        **(shared | own),
+                        source_lens=part.source_lens,
+                        target_lens=part.target_lens,
+                        place=place,
+                        all_classes=block.classes,
+                    )
+                )
+        return tuple(parts)
 
 
 @dataclasses.dataclass(frozen=True)

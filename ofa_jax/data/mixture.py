@@ -6,6 +6,7 @@ map deals the block's elements to the sources. Nothing depends on hosts, workers
 
 from __future__ import annotations
 
+import bisect
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +18,7 @@ import numpy as np
 from grain.python import DatasetSelectionMap
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import BlockConfig
+from ofa_jax.config.schema import BlockConfig, RowBlock, SourceConfig
 
 
 class Draw(NamedTuple):
@@ -40,15 +41,18 @@ def host_rows(block: BlockConfig, *, host: int, num_hosts: int) -> range:
     return range(host * per_host, (host + 1) * per_host)
 
 
-def integer_proportions(weights: Sequence[float]) -> tuple[int, ...]:
+def integer_proportions(weights: Sequence[float], *, shares: Sequence[Fraction] | None = None) -> tuple[int, ...]:
     """The smallest integers in exactly the ratio of `weights` as they are written in decimals: (0.3, 0.7) -> (3, 7).
 
-    Raises DataError for a weight that is not a positive finite number.
+    shares: factors of the weights; None is 1 for each. Raises DataError for a weight that is not a finite number of 0 or more, and
+    when all of them, or their products with the shares, are 0.
     """
     for weight in weights:
-        if not (np.isfinite(weight) and weight > 0):
-            raise DataError(f"mixture: field weight: found {weight}, expected a positive number")
-    exact = [Fraction(str(weight)) for weight in weights]
+        if not (np.isfinite(weight) and weight >= 0):
+            raise DataError(f"mixture: field weight: found {weight}, expected a number of 0 or more")
+    exact = [Fraction(str(weight)) * share for weight, share in zip(weights, shares or [Fraction(1)] * len(weights), strict=True)]
+    if not any(exact):
+        raise DataError(f"mixture: field weight: found {', '.join(map(str, weights))}, expected one above 0 of a dataset with records")
     scale = lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * scale) for weight in exact]
     divisor = int(np.gcd.reduce(np.array(whole, dtype=object)))
@@ -63,7 +67,7 @@ def source_counts(num_elements: int, proportions: Sequence[int]) -> tuple[int, .
     counts = []
     left, share = num_elements, sum(proportions)
     for weight in proportions:
-        later = left * (share - weight) // share
+        later = left * (share - weight) // share if weight else left
         counts.append(left - later)
         left, share = later, share - weight
     return tuple(counts)
@@ -75,49 +79,114 @@ class ExactSelection(DatasetSelectionMap):
     `MapDataset.mix` rounds proportions to hundredths of the smallest weight (3 : 7 becomes 100 : 233), so an own map is used.
     """
 
-    def __init__(self, proportions: Sequence[int]):
-        self._proportions = tuple(proportions)
+    def __init__(self, *stages: Sequence[int], starts: Sequence[int] = ()):
+        """stages: the proportions of each stage. starts: the first elements of the second, third, ... stage, ascending."""
+        self._stages = tuple(map(tuple, stages))
+        self._starts = (0, *starts)
+        counts = (0,) * len(self._stages[0])
+        self._counts = [counts]  # of every source before each stage
+        for proportions, first, end in zip(self._stages, self._starts, self._starts[1:], strict=False):
+            counts = tuple(have + more for have, more in zip(counts, source_counts(end - first, proportions), strict=True))
+            self._counts.append(counts)
 
     def __len__(self) -> int:
         return sys.maxsize
 
+    def counts(self, num_elements: int) -> tuple[int, ...]:
+        """How many of the first `num_elements` elements come from each source: exact in every stage."""
+        stage = bisect.bisect_right(self._starts, num_elements) - 1
+        inside = source_counts(num_elements - self._starts[stage], self._stages[stage])
+        return tuple(have + more for have, more in zip(self._counts[stage], inside, strict=True))
+
     def __getitem__(self, element: int) -> tuple[int, int]:
         """(source, number of earlier elements of that source)."""
-        before = source_counts(element, self._proportions)
-        after = source_counts(element + 1, self._proportions)
+        before, after = self.counts(element), self.counts(element + 1)
         source = next(i for i, (b, a) in enumerate(zip(before, after, strict=True)) if a != b)
         return source, before[source]
 
 
-class _SourceDraws:
-    """A random-access source of Grain: element i is `Draw(source, i)`."""
+class Members(NamedTuple):
+    """Which records of a source a block draws from."""
 
-    def __init__(self, source: int, length: int):
-        self._source, self._length = source, length
+    total: int  # records of the source
+    chosen: np.ndarray | None = None  # int32, ascending: those of the block's length class; None: all
+
+    @property
+    def num_records(self) -> int:
+        return self.total if self.chosen is None else len(self.chosen)
+
+
+def members_of_class(block: RowBlock, lengths: np.ndarray) -> Members:
+    """The records of a source that belong to the length class of `block`: those that its shape holds and no class before it.
+
+    lengths: uint16 [records, tasks, 2], tokens of source and target of every task. The last class takes what none holds.
+    """
+    left = np.ones(len(lengths), bool)
+    for place, part in enumerate(block.all_classes):
+        fits = left
+        if place + 1 < len(block.all_classes):
+            limits = [(_at(part.source_lens, task), _at(part.target_lens, task)) for task in range(lengths.shape[1])]
+            fits = left & (lengths <= np.array(limits, np.int64)).all(axis=(1, 2))
+        if place == block.place:
+            return Members(len(lengths), np.flatnonzero(fits).astype(np.int32))
+        left &= ~fits
+    raise ValueError(f"block {block.name}: found no length classes, expected some")
+
+
+def _at(values: Sequence[int], place: int) -> int:
+    return values[min(place, len(values) - 1)]
+
+
+class _SourceDraws:
+    """A random-access source of Grain: element i is the `Draw` of the i-th record that the block draws from."""
+
+    def __init__(self, source: int, members: Members):
+        self._source, self._members = source, members
 
     def __len__(self) -> int:
-        return self._length
+        return self._members.num_records
 
-    def __getitem__(self, record: int) -> Draw:
-        return Draw(self._source, int(record))
+    def __getitem__(self, place: int) -> Draw:
+        chosen = self._members.chosen
+        return Draw(self._source, int(place if chosen is None else chosen[place]))
 
 
-def block_order(block: BlockConfig, *, lengths: Sequence[int], seed: int, block_index: int) -> grain.MapDataset[Draw]:
+def block_selection(block: BlockConfig, *, members: Sequence[Members], stage_steps: Sequence[int] = ()) -> ExactSelection:
+    """How a block's elements are dealt to its sources, stage by stage; arguments as of `block_order`.
+
+    In a length class a source's weight counts by the share of its records that are in the class, so that all classes together have the
+    mixture that the weights say. Raises DataError where a stage has no source with records and a weight.
+    """
+    shares = [Fraction(part.num_records, max(part.total, 1)) for part in members]
+    stages = [[_weight(source, stage) for source in block.sources] for stage in range(len(stage_steps) + 1)]
+    starts = [rows_before(block, step) for step in stage_steps]
+    return ExactSelection(*(integer_proportions(weights, shares=shares) for weights in stages), starts=starts)
+
+
+def _weight(source: SourceConfig, stage: int) -> float:
+    return source.later_weights[stage - 1] if stage and source.later_weights else source.weight
+
+
+def block_order(
+    block: BlockConfig, *, members: Sequence[Members], seed: int, block_index: int, stage_steps: Sequence[int] = ()
+) -> grain.MapDataset[Draw]:
     """The endless order of one block: `order[e]` is the `Draw` of element e, for any e >= 0.
 
     Args:
-      lengths: number of records of each of `block.sources`.
+      members: what is drawn of each of `block.sources`.
       seed: the run's seed. Each (seed, block, source) has a shuffle of its own, each epoch of a source another one.
       block_index: place of the block in the config.
+      stage_steps: batches at which later stages of the mixture begin.
 
     Raises DataError for a source without records.
     """
     endless = []
-    for number, (source, length) in enumerate(zip(block.sources, lengths, strict=True)):
-        if length < 1:
+    for number, (source, part) in enumerate(zip(block.sources, members, strict=True)):
+        if part.total < 1:
             raise DataError(f"block {block.name}: dataset {source.dataset} split {source.split}: found 0 records, expected at least 1")
+        if not part.num_records:
+            part = Members(1)  # no record of the source is in the class, so that its share is 0: never drawn
         # Grain's shuffle adds the epoch to the seed, so neighbouring seeds would repeat each other's epochs: hash them apart.
         shuffle_seed = int(np.random.SeedSequence([seed, block_index, number]).generate_state(1, np.uint32)[0])
-        endless.append(grain.MapDataset.source(_SourceDraws(number, length)).shuffle(seed=shuffle_seed).repeat())
-    selection = ExactSelection(integer_proportions([source.weight for source in block.sources]))
-    return grain.MapDataset.select_from_datasets(endless, selection)
+        endless.append(grain.MapDataset.source(_SourceDraws(number, part)).shuffle(seed=shuffle_seed).repeat())
+    return grain.MapDataset.select_from_datasets(endless, block_selection(block, members=members, stage_steps=stage_steps))

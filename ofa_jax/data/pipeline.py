@@ -27,9 +27,9 @@ import grain
 import numpy as np
 
 from ofa_jax.config.errors import DataError, UserError
-from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
+from ofa_jax.config.schema import BlockConfig, DataConfig, RowBlock, SourceConfig
 from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
-from ofa_jax.data.mixture import Draw, block_order, host_rows, rows_before
+from ofa_jax.data.mixture import Draw, Members, block_order, host_rows, members_of_class, rows_before
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordError
 
@@ -50,6 +50,10 @@ class RecordSource(Protocol):
 
     def __getitem__(self, index: int) -> Record:
         """Raises RecordError for content errors and OSError for input and output errors."""
+        ...
+
+    def sequence_lengths(self, row: str) -> np.ndarray:
+        """Returns the tokens of every record's sequences, uint16 [records, tasks, 2]; asked for blocks with length classes only."""
         ...
 
 
@@ -93,7 +97,8 @@ class Pipeline:
         self._data, self._seed = data, seed
         self._build_row, self._open_source = build_row, open_source
         self._host, self._num_hosts = host, num_hosts
-        self._rows = tuple(host_rows(block, host=host, num_hosts=num_hosts) for block in data.blocks)
+        self._blocks = data.row_blocks
+        self._rows = tuple(host_rows(block, host=host, num_hosts=num_hosts) for block in self._blocks)
         self._quarantine = quarantine
         self._opened: dict[tuple[str, str, bool], RecordSource] = {}
         self._orders: list[grain.MapDataset[Draw]] | None = None
@@ -128,7 +133,7 @@ class Pipeline:
         orders = self._open()
         blocks: dict[str, Block] = {}
         rejects: list[Reject] = []
-        for index, (block, rows) in enumerate(zip(self._data.blocks, self._rows, strict=True)):
+        for index, (block, rows) in enumerate(zip(self._blocks, self._rows, strict=True)):
             first = rows_before(block, data_step)
             elements = [first + row for row in rows]
             draws = [orders[index][element] for element in elements]
@@ -154,18 +159,31 @@ class Pipeline:
     def _open(self) -> list[grain.MapDataset[Draw]]:
         with self._lock:
             if self._orders is None:
-                for source in (source for block in self._data.blocks for source in block.sources):
+                for source in (source for block in self._blocks for source in block.sources):
                     key = _opening(source)
                     if key not in self._opened:
                         self._opened[key] = _retry_io(partial(self._open_source, source), f"opening {_name(source)}")
                 self._orders = [
-                    block_order(block, lengths=[len(self._source(source)) for source in block.sources], seed=self._seed, block_index=index)
-                    for index, block in enumerate(self._data.blocks)
+                    block_order(
+                        block,
+                        members=[self._members(block, source) for source in block.sources],
+                        seed=self._seed,
+                        block_index=index,
+                        stage_steps=self._data.stage_steps,
+                    )
+                    for index, block in enumerate(self._blocks)
                 ]
             return self._orders
 
     def _source(self, source: SourceConfig) -> RecordSource:
         return self._opened[_opening(source)]
+
+    def _members(self, block: RowBlock, source: SourceConfig) -> Members:
+        """What the block draws of a source: all records, or those of its length class."""
+        records = self._source(source)
+        if not block.all_classes:
+            return Members(len(records))
+        return members_of_class(block, records.sequence_lengths(source.row))
 
     def _read_all(self, block: BlockConfig, draws: list[Draw]) -> list[Record | RecordError]:
         """The records of one block's draws; a content error stands in the place of its record."""

@@ -312,9 +312,21 @@ class _Checker:
 class RecordSource:
     """Random access to the records of one split, with the codes of side shards where they are given. It pickles and survives a fork."""
 
-    def __init__(self, *, dataset: str, split: str, shards: ShardReader, record: str, num_codes: int, codes: ShardReader | None = None):
-        """record: the kind, a key of `FEATURES`. num_codes: bound of image codes. codes: a record of `data.codes` for each of `shards`."""
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        split: str,
+        shards: ShardReader,
+        record: str,
+        num_codes: int,
+        codes: ShardReader | None = None,
+        lengths: tuple[Path, str] | None = None,
+    ):
+        """record: the kind, a key of `FEATURES`. num_codes: bound of image codes. codes: a record of `data.codes` for each of `shards`.
+        lengths: the file of the records' token lengths, and the row kind whose tasks they are of."""
         self.dataset, self.split, self.num_codes = dataset, split, num_codes
+        self._lengths = lengths
         self._shards, self._codes, self._kind = shards, codes, record
 
     def __len__(self) -> int:
@@ -337,6 +349,23 @@ class RecordSource:
     def read_bytes(self, indices: Sequence[int]) -> list[bytes]:
         """Returns the serialized Examples at `indices`. Raises IndexError outside the split, OSError when a shard cannot be read."""
         return self._shards.read_bytes(indices)
+
+    def sequence_lengths(self, row: str) -> np.ndarray:
+        """Returns tokens of source and target of every record's sequences, uint16 [records, tasks, 2], the tasks of row kind `row` in order.
+
+        The array lies on the disk and is read where it is used. Raises `DataError` when the data set was prepared without lengths, or
+        with those of another row kind.
+        """
+        if self._lengths is None or self._lengths[1] != row:
+            found = "none" if self._lengths is None else f"those of row kind {self._lengths[1]}"
+            raise DataError(
+                f"dataset {self.dataset}, split {self.split}: token lengths of {row} rows: found {found}, expected them for a block with "
+                f"length classes; prepare it with `python launch/prepare.py build`, or leave out the block's classes"
+            )
+        lengths = np.load(self._lengths[0], mmap_mode="r")
+        if len(lengths) != len(self):
+            raise DataError(f"{self._lengths[0]}: found lengths of {len(lengths)} records, expected {len(self)}; prepare it again")
+        return lengths
 
     def _with_codes(self, record: Record, data: bytes) -> Record:
         assert isinstance(record, ImageRecord), self.dataset
@@ -390,6 +419,7 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, 
         record=manifest["record"],
         num_codes=side["num_codes"] if side else manifest.get("num_codes", 0),
         codes=_open_codes(folder, manifest, side, split) if side else None,
+        lengths=(lengths, manifest["row"]) if (lengths := folder / f"lengths-{split}.npy").exists() else None,
     )
 
 

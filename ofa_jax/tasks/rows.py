@@ -88,16 +88,16 @@ class RowBuilder:
         pairs = block.pairs_per_image
         kind = "resize" if source.row == "image_infilling" else block.augment
         image, chosen = self._picture(block, record, [items[i] for i in order[:pairs]], kind, draw)
-        context = self._context(source.dataset, block)
         tasks = ROWS[source.row]
         sequences = []
         hole = False
         for pair in range(pairs):
             item = chosen[pair % len(chosen)]
-            for task in tasks:
-                example = task.build(item, draw, context)
+            for place, task in enumerate(tasks):
+                source_len, target_len = block.lens_of(place)
+                example = task.build(item, draw, self._context(source.dataset, source_len, target_len))
                 hole = hole or example.hole
-                sequences.append(self._encode(example, block, source.dataset, record))
+                sequences.append(self._encode(example, source_len, target_len, source.dataset, record))
         return Row(image, hole, tuple(sequences))
 
     def items(self, record: Record, row: str) -> tuple[Item, ...]:
@@ -141,27 +141,27 @@ class RowBuilder:
         """
         item = self.items(record, task)[item_index]
         image, (item, *_) = self._picture(block, record, [item], "resize", draw)
-        example = TASKS[task].build(item, draw, self._context(dataset, block))
-        sequence = self._encode(example, block, dataset, record)
+        example = TASKS[task].build(item, draw, self._context(dataset, block.source_len, block.target_len))
+        sequence = self._encode(example, block.source_len, block.target_len, dataset, record)
         scored = list(example.scored) if example.scored is not None else [True] * len(sequence.target_ids)
         return EvalExample(sequence, image, example.hole, scored, item, example)
 
-    def _encode(self, example: Example, block: BlockConfig, dataset: str, record: Record) -> Sequence:
+    def _encode(self, example: Example, source_len: int, target_len: int, dataset: str, record: Record) -> Sequence:
         return self._encoder.encode(
             example,
             task_id=_TASK_IDS[example.task],
-            source_len=block.source_len,
-            target_len=block.target_len,
+            source_len=source_len,
+            target_len=target_len,
             dataset=dataset,
             record=record.record_id,
         )
 
-    def _context(self, dataset: str, block: BlockConfig) -> TaskContext:
-        key = (dataset, block.source_len, block.target_len)
+    def _context(self, dataset: str, source_len: int, target_len: int) -> TaskContext:
+        key = (dataset, source_len, target_len)
         context = self._contexts.get(key)
         if context is None:
             negatives = self._negatives.get(dataset, _NO_NEGATIVES)
-            context = TaskContext(self._tokenizer, negatives, dataset, block.source_len, block.target_len, self._train)
+            context = TaskContext(self._tokenizer, negatives, dataset, source_len, target_len, self._train)
             self._contexts[key] = context
         return context
 

@@ -83,7 +83,7 @@ def train(
     """
     identity = dict(identity or {})
     mesh = make_mesh(config.mesh, devices=devices)
-    check_rows(config.data.blocks, mesh)
+    check_rows(config.data.row_blocks, mesh)
     objective = make_objective(config)
     objective.check()
     workdir = run_folder(config)

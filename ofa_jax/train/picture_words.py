@@ -54,10 +54,10 @@ class PictureWords(TokenObjective):
         namer, vocab = nnx.merge(self.graphdef, params), self.config.vocab
         groups: dict[str, list[LossSums]] = {}
         # All pictures go through the front at once: normalised block by block, they would meet other running statistics afterwards.
-        images = jnp.concatenate([blocks[config.name].images for config in self.config.data.blocks])
+        images = jnp.concatenate([blocks[config.name].images for config in self.config.data.row_blocks])
         scores, stats = namer(images, stats=stats, train=key is not None, key=key)
         start = 0
-        for config in self.config.data.blocks:
+        for config in self.config.data.row_blocks:
             block = blocks[config.name]
             rows = block.images.shape[0]
             own, start = scores[start : start + rows], start + rows
@@ -69,7 +69,7 @@ class PictureWords(TokenObjective):
             tasks = block.task_ids.reshape(rows, -1)[:, 0]
             groups.setdefault(GROUP_OF_STREAM[config.stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
         sums = {name: add_sums(parts) for name, parts in groups.items()}
-        return total_loss(sums)[0], LossReport(stats, sums, {"data/useful_tokens": useful_tokens(blocks)})
+        return total_loss(sums)[0], LossReport(stats, sums, {"data/useful_tokens": useful_tokens(blocks, self.config.data.row_blocks)})
 
 
 def is_word(ids: jax.Array, vocab: VocabConfig) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ofa_jax.config.schema import BlockConfig, LossConfig, RunConfig
+from ofa_jax.config.schema import BlockConfig, LossConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
@@ -24,7 +24,12 @@ from ofa_jax.train.token_objective import TokenObjective, code_rows, useful_toke
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
-PATCH_KEY, DROPOUT_KEY, IMAGE_KEY = 0, 1, 2
+PATCH_KEY, DROPOUT_KEY, IMAGE_KEY, GROUP_KEYS = (
+    0,
+    1,
+    2,
+    3,
+)  # folded into a block's key; groups of sequences after the first from the last on
 
 
 class Pretraining(TokenObjective):
@@ -49,7 +54,7 @@ class Pretraining(TokenObjective):
         loss, (stats, groups) = batch_loss(
             params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step
         )
-        return loss, LossReport(stats, groups, {"data/useful_tokens": useful_tokens(blocks)})
+        return loss, LossReport(stats, groups, {"data/useful_tokens": useful_tokens(blocks, self.config.data.row_blocks)})
 
 
 def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
@@ -79,28 +84,55 @@ def batch_loss(
     loss_config = plain if key is None else config.loss
     parts: dict[str, list[BlockLoss]] = {}
     for stream in STREAMS:
-        members = [(i, b) for i, b in enumerate(config.data.blocks) if b.stream == stream]
+        members = [(i, b) for i, b in enumerate(config.data.row_blocks) if b.stream == stream]
         features, stats = _embed_stream(model, stats, members, blocks, key)
         for index, block_config in members:
             block_key = None if key is None else jax.random.fold_in(key, index)
-            block = blocks[block_config.name]
-            if loss_config.r_drop_alpha:
-                block = repeat_sequences(block)
-            hidden = _decode_block(model, block_config, block, features.get(block_config.name), block_key)
-            part = block_loss(
-                hidden,
-                logits_of=model.logits,
-                target_ids=block.target_ids,
-                confidence=block.confidence,
-                task_ids=block.task_ids,
-                num_tasks=num_tasks,
-                vocab_size=config.vocab.size,
-                config=loss_config,
-            )
-            parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
+            for place, block in enumerate(sequence_groups(block_config, blocks[block_config.name])):
+                group_key = block_key if block_key is None or not place else jax.random.fold_in(block_key, GROUP_KEYS + place)
+                if loss_config.r_drop_alpha:
+                    block = repeat_sequences(block)
+                hidden = _decode_block(model, block_config, block, features.get(block_config.name), group_key)
+                part = block_loss(
+                    hidden,
+                    logits_of=model.logits,
+                    target_ids=block.target_ids,
+                    confidence=block.confidence,
+                    task_ids=block.task_ids,
+                    num_tasks=num_tasks,
+                    vocab_size=config.vocab.size,
+                    config=loss_config,
+                )
+                parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
     groups = {name: group_sums(members, config=loss_config, step=step) for name, members in parts.items()}
     loss, _ = total_loss(groups)
     return loss, (stats, groups)
+
+
+def sequence_groups(config: RowBlock, block: Block) -> list[Block]:
+    """Returns the sequences of a block that run together: all of them, or in a length class the first of every pair, the second, ..., each
+    at its own static length. Rows and images stay as they are."""
+    places = max(len(config.source_lens), len(config.target_lens), 1)
+    if places == 1:
+        return [block]
+    rows = block.source_ids.shape[0] // places
+
+    def at(values: jax.Array, place: int, length: int | None = None) -> jax.Array:
+        grouped = values.reshape(rows, places, *values.shape[1:])[:, place]
+        return grouped if length is None else grouped[:, :length]
+
+    groups = []
+    for place in range(places):
+        source_len, target_len = config.lens_of(place)
+        groups.append(
+            block._replace(
+                source_ids=at(block.source_ids, place, source_len),
+                decoder_ids=at(block.decoder_ids, place, target_len),
+                target_ids=at(block.target_ids, place, target_len),
+                **{name: at(getattr(block, name), place) for name in ("confidence", "code_mask", "task_ids")},
+            )
+        )
+    return groups
 
 
 def repeat_sequences(block: Block) -> Block:

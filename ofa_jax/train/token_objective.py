@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import PAD_ID, BlockConfig, RunConfig
+from ofa_jax.config.schema import PAD_ID, BlockConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.train.optimizer import make_optimizer
 from ofa_jax.train.token_loss import check_targets, range_mask
@@ -46,16 +47,22 @@ def code_rows(config: BlockConfig) -> str:
     return "all" if len(kinds) == 1 else "mixed"
 
 
-def useful_tokens(blocks: dict[str, Block]) -> jax.Array:
-    """Returns float []: the share of source and target positions that are no padding."""
+def useful_tokens(blocks: dict[str, Block], configs: Sequence[RowBlock]) -> jax.Array:
+    """Returns float []: the share of source and target positions that run and are no padding."""
     useful = sum(jnp.sum(b.source_ids != PAD_ID) + jnp.sum(b.decoder_ids != PAD_ID) for b in blocks.values())
-    return useful / sum(b.source_ids.size + b.decoder_ids.size for b in blocks.values())
+    return useful / sum(num_positions(config, blocks[config.name].source_ids.shape[0]) for config in configs)
+
+
+def num_positions(config: RowBlock, sequences: int) -> int:
+    """Returns how many source and target positions the model runs for so many sequences of a block, padding included, patches not."""
+    places = max(len(config.source_lens), len(config.target_lens), 1)
+    return sequences // places * sum(sum(config.lens_of(place)) for place in range(places))
 
 
 def check_streams(config: RunConfig) -> None:
     """Raises `UserError` when blocks of one stream differ in picture size, or when more patches are to be kept than there are."""
     px_of: dict[str, BlockConfig] = {}
-    for block in config.data.blocks:
+    for block in config.data.row_blocks:
         field = f"data.blocks.{block.name}"
         first = px_of.setdefault(block.stream, block)
         if first.image_px != block.image_px:
@@ -71,10 +78,10 @@ def check_streams(config: RunConfig) -> None:
 def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
     """Raises `UserError` when a host's batch does not have the config's blocks and shapes, or holds an id outside the vocabulary, or a
     target outside `loss.constraint_range`."""
-    expected_names = [b.name for b in config.data.blocks]
+    expected_names = [b.name for b in config.data.row_blocks]
     if list(batch.blocks) != expected_names:
         raise UserError(f"batch {batch.data_step}: found blocks {list(batch.blocks)}, expected {expected_names}")
-    for block_config in config.data.blocks:
+    for block_config in config.data.row_blocks:
         block = batch.blocks[block_config.name]
         where = f"batch {batch.data_step}, block {block_config.name}"
         rows = block_config.rows // num_hosts

@@ -7,10 +7,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from train_case import BLOCKS, CONFIG, VOCAB, Batches
+from train_case import BLOCKS, CONFIG, VOCAB, Batches, make_block
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import DataConfig, LossConfig
+from ofa_jax.config.schema import PAD_ID, DataConfig, LengthClass, LossConfig
 from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.objective import make_objective
 from ofa_jax.train.pretraining import repeat_sequences
@@ -104,3 +104,56 @@ def test_a_target_outside_the_range_stops_the_run():
     with pytest.raises(UserError, match=r"block text, target_ids \(loss.constraint_range=\(10, 20\)\): found id \d+ in sequence 0"):
         check_batch(Batches(config).batch(0), config)
     check_batch(Batches(config).batch(0), dataclasses.replace(config, loss=LossConfig(constraint_range=(4, VOCAB.num_text))))
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_length_classes_have_the_loss_of_one_shape(x64: None):
+    """A batch whose first and second sequences are short enough for their groups costs the same as at the block's one shape, and has the
+    same gradients: without dropout nothing but padding differs."""
+    lens = (LengthClass(8, (10, 6), (4, 6)), LengthClass(8, (10,), (6,)))
+    classed = dataclasses.replace(BLOCKS[0], rows=16, num_patches=0, classes=lens)
+    plain = tuple(dataclasses.replace(BLOCKS[0], name=f"pairs_{place}", num_patches=0) for place in (0, 1))
+    blocks = {}
+    for place, block in enumerate(plain):
+        made = make_block(dataclasses.replace(block, name="x"), np.random.default_rng(place))
+        if place == 0:  # cut every sequence to its group
+            source, decoder, target = made.source_ids.copy(), made.decoder_ids.copy(), made.target_ids.copy()
+            source[1::2, 6:], decoder[0::2, 4:], target[0::2, 4:] = PAD_ID, PAD_ID, PAD_ID
+            made = made._replace(source_ids=source, decoder_ids=decoder, target_ids=target)
+        blocks[block.name] = made._replace(elements=None)
+    losses, grads, useful = [], [], []
+    for of_pairs in ((classed,), plain):
+        config = dataclasses.replace(CONFIG, data=DataConfig(blocks=of_pairs), precision="f64")
+        objective = make_objective(config)
+        params, stats = objective.init(jax.random.key(0))
+
+        def loss(params, objective=objective, stats=stats):
+            total, report = objective.loss(params, stats, blocks, None, num_tasks=4)
+            return total, report.scalars["data/useful_tokens"]
+
+        (total, share), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        losses.append(float(total))
+        grads.append(grad)
+        useful.append(float(share))
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * max(float(np.abs(a).max()), 1e-3))
+    positions = [8 * (10 + 4 + 6 + 6) + 16 * 16, 16 * 16 * 2]
+    assert useful[0] / useful[1] == pytest.approx(positions[1] / positions[0])
+
+
+def test_groups_of_a_class_train_with_dropout_and_sampled_patches():
+    classed = dataclasses.replace(BLOCKS[0], classes=(LengthClass(8, (10, 6), (4, 6)),))
+    config = dataclasses.replace(CONFIG, data=DataConfig(blocks=(classed,)), loss=LossConfig(r_drop_alpha=1.0))
+    part = config.data.row_blocks[0]
+    made = make_block(dataclasses.replace(BLOCKS[0], name=part.name), np.random.default_rng(0))._replace(elements=None)
+    objective = make_objective(config)
+    params, stats = objective.init(jax.random.key(0))
+    total, report = jax.jit(lambda p: objective.loss(p, stats, {part.name: made}, jax.random.key(1), num_tasks=4))(params)
+    assert np.isfinite(total) and report.groups["pairs"].num_tokens > 0
