@@ -14,7 +14,7 @@ questions, objects, codes) decides which row kinds can be drawn from it.
 
 from __future__ import annotations
 
-from ofa_jax.config.schema import BlockConfig, SourceConfig
+from ofa_jax.config.schema import BlockConfig, LengthClass, SourceConfig
 
 # Captions. COCO: 566,747 (the Karpathy training split). VG regions larger than 16,384 px² become captions: what 15.25 leaves, as COCO
 # and VG hold 0.21 of the 14.78 million pictures, so that 14.57 come from the web, here by the sets' public sizes 12.42 : 3.32 : 1.00.
@@ -29,6 +29,20 @@ _OBJECTS = {"openimages": 1.74, "objects365": 1.03, "vg_objects": 0.11, "coco_ob
 _PICTURES = {"openimages_all": 9.2, "yfcc15m": 14.8, "imagenet21k": 14.2}
 
 
+# Shapes for records of different lengths. Nine in ten positions are of use with the lengths that the datasets are known for
+# (`ofa_jax/data/typical_lengths.py`); at one shape each, 128 / 64 and 288 / 272, six in ten. `launch/prepare.py classes` prints those
+# of the prepared data. First and second numbers: of captioning, VQA or grounding, and of matching or grounded captioning. Up to 64 devices
+# share the rows; for more, `configs/ofa_large.py:shards=256` joins classes.
+_PAIR_CLASSES = (
+    LengthClass(1_024, (12, 32), (20, 2)),  # captions up to some 14 words
+    LengthClass(512, (24, 36), (28, 12)),  # questions and regions, captions up to 17
+    LengthClass(256, (8, 52), (40, 2)),  # captions up to 30
+    LengthClass(256, (52, 120), (52, 44)),
+)
+_DETECTION_CLASSES = (LengthClass(128, (12,), (56,)), LengthClass(64, (12,), (104,)), LengthClass(64, (12,), (272,)))
+_TEXT_CLASSES = (LengthClass(384, (220,), (260,)), LengthClass(128, (272,), (260,)))
+
+
 def blocks(*, pairs_px: int, num_patches: int) -> tuple[BlockConfig, ...]:
     """Returns the four row blocks. `pairs_px` is the side of the pairs' pictures; of their patches `num_patches` are sampled (0: all).
 
@@ -40,18 +54,19 @@ def blocks(*, pairs_px: int, num_patches: int) -> tuple[BlockConfig, ...]:
     return (
         BlockConfig(
             name="pairs", stream="pairs", rows=2_048, source_len=128, target_len=64, sources=pairs, image_px=pairs_px,
-            pairs_per_image=1, num_patches=num_patches, augment="random_resize_crop",
+            pairs_per_image=1, num_patches=num_patches, augment="random_resize_crop", classes=_PAIR_CLASSES,
         ),
         BlockConfig(
-            name="detection", stream="images", rows=256, source_len=16, target_len=272, sources=_lines("detection", _OBJECTS),
-            image_px=256, augment="scale_jitter",
+            name="detection", stream="images", rows=256, source_len=12, target_len=272, sources=_lines("detection", _OBJECTS),
+            image_px=256, augment="scale_jitter", classes=_DETECTION_CLASSES,
         ),
         BlockConfig(
-            name="infilling", stream="images", rows=256, source_len=16, target_len=264, sources=_lines("image_infilling", _PICTURES),
+            name="infilling", stream="images", rows=256, source_len=12, target_len=260, sources=_lines("image_infilling", _PICTURES),
             image_px=256, augment="resize",
         ),
         BlockConfig(
-            name="text", stream="text", rows=512, source_len=288, target_len=264, sources=(SourceConfig("pile", "text_infilling"),),
+            name="text", stream="text", rows=512, source_len=272, target_len=260, sources=(SourceConfig("pile", "text_infilling"),),
+            classes=_TEXT_CLASSES,
         ),
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from ofa_jax.config.schema import (
     BlockConfig,
     EvalSetConfig,
     InitConfig,
+    LengthClass,
     ModelConfig,
     RunConfig,
     SourceConfig,
@@ -68,11 +69,39 @@ Run = TypeVar("Run", RunConfig, VQGANRunConfig)
 
 
 def with_arg(config: Run, arg: str) -> Run:
-    """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, or both (`debug,steps=10`)."""
-    options = parse_arg(arg, debug=False, steps=0)
+    """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, `shards=N`, or several of them
+    (`debug,steps=10`). `shards=N`: length classes are joined until N devices can share the rows of each."""
+    options = parse_arg(arg, debug=False, steps=0, shards=0)
+    if options["shards"]:
+        blocks = tuple(dataclasses.replace(block, classes=join_classes(block.classes, options["shards"])) for block in config.data.blocks)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
     if options["debug"]:
         config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config)
     return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
+
+
+def join_classes(classes: tuple[LengthClass, ...], multiple: int) -> tuple[LengthClass, ...]:
+    """Returns length classes whose rows are multiples of `multiple` where their sum is: a class that is not joins the next shorter one.
+
+    A joined class is as long as the longer of the two in each of its lengths.
+    """
+    joined: list[LengthClass] = []
+    for part in reversed(classes):
+        if joined and joined[0].rows % multiple:
+            longer = joined.pop(0)
+            lens = {name: _longest(getattr(part, name), getattr(longer, name)) for name in ("source_lens", "target_lens")}
+            part = LengthClass(part.rows + longer.rows, **lens)
+        joined.insert(0, part)
+    if len(joined) > 1 and joined[0].rows % multiple:  # what is left of the shortest
+        first, second, *rest = joined
+        lens = {name: _longest(getattr(first, name), getattr(second, name)) for name in ("source_lens", "target_lens")}
+        joined = [LengthClass(first.rows + second.rows, **lens), *rest]
+    return tuple(joined)
+
+
+def _longest(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    size = max(len(a), len(b))
+    return tuple(max(values[min(place, len(values) - 1)] for values in (a, b)) for place in range(size))
 
 
 def uses_fixtures(config: AnyRun) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from grain.python import DatasetSelectionMap
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import BlockConfig, RowBlock, SourceConfig
+from ofa_jax.config.schema import BlockConfig, LengthClass, RowBlock, SourceConfig
 
 
 class Draw(NamedTuple):
@@ -116,25 +116,76 @@ class Members(NamedTuple):
         return self.total if self.chosen is None else len(self.chosen)
 
 
-def members_of_class(block: RowBlock, lengths: np.ndarray) -> Members:
-    """The records of a source that belong to the length class of `block`: those that its shape holds and no class before it.
+def class_members(parts: Sequence[RowBlock], lengths: Sequence[np.ndarray]) -> list[tuple[Members, ...]]:
+    """What each length class of a block draws of each of the block's sources: every record belongs to one class.
 
-    lengths: uint16 [records, tasks, 2], tokens of source and target of every task. The last class takes what none holds.
+    A record belongs to the first class that holds its sequences (the last takes what none holds), but for as many as a later class needs to
+    fill its rows: those are spread evenly over the records. So every record of a source comes as often as every other, and the mixture is that of the
+    weights (of the first stage), whatever the rows of the classes.
+
+    Args:
+      parts: the classes of one block, in order.
+      lengths: of each source uint16 [records, tasks, 2], tokens of source and target of every task.
+
+    Raises DataError when there are fewer short records than a class has rows for.
     """
-    left = np.ones(len(lengths), bool)
-    for place, part in enumerate(block.all_classes):
-        fits = left
-        if place + 1 < len(block.all_classes):
-            limits = [(_at(part.source_lens, task), _at(part.target_lens, task)) for task in range(lengths.shape[1])]
-            fits = left & (lengths <= np.array(limits, np.int64)).all(axis=(1, 2))
-        if place == block.place:
-            return Members(len(lengths), np.flatnonzero(fits).astype(np.int32))
-        left &= ~fits
-    raise ValueError(f"block {block.name}: found no length classes, expected some")
+    classes = parts[0].all_classes
+    natural = [_natural_class(classes, table) for table in lengths]
+    weights = integer_proportions([source.weight for source in parts[0].sources])
+    shares = [
+        sum((Fraction(weight * int((of == place).sum()), max(len(of), 1)) for weight, of in zip(weights, natural, strict=True)), Fraction(0))
+        / sum(weights)
+        for place in range(len(classes))
+    ]
+    gives = _waterfall(shares, [Fraction(part.rows, sum(p.rows for p in parts)) for part in parts], parts)
+    members: list[list[Members]] = [[] for _ in parts]
+    for of in natural:
+        assigned = np.full(len(of), len(classes) - 1, np.uint8)
+        for place, row in enumerate(gives):
+            chosen = np.flatnonzero(of == place)
+            if not len(chosen):
+                continue
+            ends = np.cumsum([float(give / shares[place]) for give in row])
+            assigned[chosen] = np.minimum(np.searchsorted(ends, _spread(len(chosen)), side="right"), len(classes) - 1)
+        for place in range(len(parts)):
+            members[place].append(Members(len(of), np.flatnonzero(assigned == place).astype(np.int32)))
+    return [tuple(part) for part in members]
+
+
+def _natural_class(classes: Sequence[LengthClass], lengths: np.ndarray) -> np.ndarray:
+    """Returns for each record the first class that holds it, uint8 [n]; the last where none does."""
+    of = np.full(len(lengths), len(classes) - 1, np.uint8)
+    for place in reversed(range(len(classes) - 1)):
+        part = classes[place]
+        limits = np.array([(_at(part.source_lens, task), _at(part.target_lens, task)) for task in range(lengths.shape[1])])
+        of[(lengths <= limits).all(axis=(1, 2))] = place
+    return of
 
 
 def _at(values: Sequence[int], place: int) -> int:
     return values[min(place, len(values) - 1)]
+
+
+def _waterfall(shares: Sequence[Fraction], rows: Sequence[Fraction], parts: Sequence[RowBlock]) -> list[list[Fraction]]:
+    """Returns how much of each class's records each class draws: shorter records fill what the later classes have room for."""
+    left = list(shares)
+    gives = [[Fraction(0)] * len(rows) for _ in shares]
+    for place, need in enumerate(rows):
+        for source in range(place + 1):
+            give = min(left[source], need)
+            gives[source][place], left[source], need = give, left[source] - give, need - give
+        if need:
+            short = float(sum(shares[: place + 1]))
+            raise DataError(
+                f"block {parts[place].name}: found {short:.3f} of the records as short as its class and those before it, expected at least "
+                f"{float(sum(rows[: place + 1])):.3f}, their share of the rows; `python launch/prepare.py classes` prints classes that fit the data"
+            )
+    return gives
+
+
+def _spread(count: int) -> np.ndarray:
+    """Returns `count` numbers in [0, 1), of which any run is spread evenly: multiples of the golden ratio (Weyl 1916)."""
+    return np.arange(count, dtype=np.float64) * 0.6180339887498949 % 1.0
 
 
 class _SourceDraws:

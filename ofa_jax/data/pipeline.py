@@ -29,7 +29,7 @@ import numpy as np
 from ofa_jax.config.errors import DataError, UserError
 from ofa_jax.config.schema import BlockConfig, DataConfig, RowBlock, SourceConfig
 from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
-from ofa_jax.data.mixture import Draw, Members, block_order, host_rows, members_of_class, rows_before
+from ofa_jax.data.mixture import Draw, Members, block_order, class_members, host_rows, rows_before
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordError
 
@@ -166,24 +166,30 @@ class Pipeline:
                 self._orders = [
                     block_order(
                         block,
-                        members=[self._members(block, source) for source in block.sources],
+                        members=members,
                         seed=self._seed,
                         block_index=index,
                         stage_steps=self._data.stage_steps,
                     )
-                    for index, block in enumerate(self._blocks)
+                    for index, (block, members) in enumerate(zip(self._blocks, self._members(), strict=True))
                 ]
             return self._orders
 
     def _source(self, source: SourceConfig) -> RecordSource:
         return self._opened[_opening(source)]
 
-    def _members(self, block: RowBlock, source: SourceConfig) -> Members:
-        """What the block draws of a source: all records, or those of its length class."""
-        records = self._source(source)
-        if not block.all_classes:
-            return Members(len(records))
-        return members_of_class(block, records.sequence_lengths(source.row))
+    def _members(self) -> list[tuple[Members, ...]]:
+        """What each part of a batch draws of each of its sources: all records, or those of its length class."""
+        members: list[tuple[Members, ...]] = []
+        for block in self._blocks:
+            records = [self._source(source) for source in block.sources]
+            if not block.all_classes:
+                members.append(tuple(Members(len(source)) for source in records))
+            elif block.place == 0:
+                parts = self._blocks[len(members) : len(members) + len(block.all_classes)]
+                lengths = [source.sequence_lengths(line.row) for source, line in zip(records, block.sources, strict=True)]
+                members += class_members(parts, lengths)
+        return members
 
     def _read_all(self, block: BlockConfig, draws: list[Draw]) -> list[Record | RecordError]:
         """The records of one block's draws; a content error stands in the place of its record."""

@@ -115,7 +115,7 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
 @pytest.mark.parametrize(
     ("overrides", "num_devices", "sentence"),
     [
-        ([], 3, "data.blocks.pairs.rows: found 2048, expected a multiple of 3 (mesh data x fsdp = 3 x 1 devices share the rows)"),
+        ([], 3, "data.blocks.infilling.rows: found 256, expected a multiple of 3 (mesh data x fsdp = 3 x 1 devices share the rows)"),
         ([("mesh.fsdp", "3")], 8, "whose fixed axes take 3 devices, expected a divisor of the 8 there are"),
         ([("mesh.data", "4")], 8, "which takes 4 devices, expected the 8 devices there are"),
         ([("mesh.tensor", "32")], 32, "model.num_heads: found 16, expected a multiple of 32 (mesh.tensor=32 splits it): nearest 32"),
@@ -127,7 +127,7 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
         (
             [("model.norm_group", "64")],
             8,
-            "data.blocks.detection.rows: found 256, expected a multiple of 512 (model.norm_group=64 on each of 8",
+            "data.blocks.detection.classes.1.rows: found 64, expected a multiple of 512 (model.norm_group=64 on each of 8",
         ),
     ],
 )

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ofa_jax.config import debug
+from ofa_jax.config.debug import join_classes
 from ofa_jax.config.load import read_config
+from ofa_jax.config.schema import LengthClass
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,3 +39,11 @@ def test_the_stacks_keep_their_proportion():
 def test_a_length_can_be_given_with_and_without_debug():
     assert read_config(f"{ROOT}/configs/ofa_tiny.py:steps=9").steps == 9
     assert read_config(f"{ROOT}/configs/ofa_tiny.py:debug,steps=10").steps == 10
+
+
+def test_length_classes_are_joined_until_devices_can_share_them():
+    classes = (LengthClass(384, (8, 20), (10,)), LengthClass(64, (12,), (4, 20)), LengthClass(64, (16,), (30,)))
+    assert join_classes(classes, 64) == classes
+    assert join_classes(classes, 128) == (LengthClass(384, (8, 20), (10,)), LengthClass(128, (16,), (30, 30)))
+    assert join_classes(classes, 256) == (LengthClass(512, (16, 20), (30, 30)),)
+    assert join_classes((), 256) == ()

@@ -19,9 +19,9 @@ from ofa_jax.data.mixture import (
     Members,
     block_order,
     block_selection,
+    class_members,
     host_rows,
     integer_proportions,
-    members_of_class,
     rows_before,
     source_counts,
 )
@@ -162,20 +162,36 @@ CLASSES = (LengthClass(4, (8, 12), (6, 2)), LengthClass(3, (16,), (8, 2)), Lengt
 CLASSED = dataclasses.replace(STAGED, source_len=32, target_len=32, sources=STAGED.sources[:2], classes=CLASSES)
 
 
-def test_every_record_is_in_the_first_length_class_that_holds_it():
-    lengths = np.random.default_rng(0).integers(2, 40, (500, 2, 2)).astype(np.uint16)
+def holds(part: RowBlock, lengths: np.ndarray) -> bool:
+    return all(lengths[task, 0] <= part.lens_of(task)[0] and lengths[task, 1] <= part.lens_of(task)[1] for task in (0, 1))
+
+
+def test_every_record_is_in_one_length_class_that_holds_it():
+    """Six in ten records fit the first class, three more the second: the second and third class have room for some of the first's."""
+    draw = np.random.default_rng(0)
+    sizes = {0: (3, 9), 1: (9, 13), 2: (17, 30)}
+    lengths = []
+    for count in (4000, 1001):
+        of = draw.choice(3, count, p=(0.6, 0.3, 0.1))
+        table = np.array([[draw.integers(*sizes[place]), 2] for place in of]).reshape(count, 1, 2).repeat(2, axis=1)
+        lengths.append(table.astype(np.uint16))
     parts = DataConfig(blocks=(CLASSED,)).row_blocks
     assert [part.name for part in parts] == ["pairs_0", "pairs_1", "pairs_2"]
     assert [(part.rows, part.source_len, part.target_len) for part in parts] == [(4, 12, 6), (3, 16, 8), (1, 32, 32)]
-    chosen = [members_of_class(part, lengths).chosen for part in parts]
-    assert sorted(np.concatenate(chosen).tolist()) == list(range(500))
+    members = class_members(parts, lengths)
+    for source, table in enumerate(lengths):
+        chosen = [part[source].chosen for part in members]
+        assert sorted(np.concatenate(chosen).tolist()) == list(range(len(table)))
+        for part, records in zip(parts[:-1], chosen, strict=False):
+            assert all(holds(part, table[record]) for record in records)
+    shares = [sum(w * part[s].num_records / part[s].total for s, w in enumerate((0.75, 0.25))) for part in members]
+    assert shares == pytest.approx([4 / 8, 3 / 8, 1 / 8], abs=2e-3)  # of the rows: every record comes as often as every other
 
-    def holds(part: RowBlock, record: int) -> bool:
-        return all(lengths[record, task, 0] <= part.lens_of(task)[0] and lengths[record, task, 1] <= part.lens_of(task)[1] for task in (0, 1))
 
-    for record in range(500):
-        first = next((place for place, part in enumerate(parts[:-1]) if holds(part, record)), 2)
-        assert record in chosen[first], record
+def test_a_class_with_more_rows_than_short_records_is_refused():
+    lengths = [np.full((100, 2, 2), 31, np.uint16)] * 2
+    with pytest.raises(DataError, match=r"block pairs_0: found 0.000 of the records .* expected at least 0.500.*prepare.py classes"):
+        class_members(DataConfig(blocks=(CLASSED,)).row_blocks, lengths)
 
 
 def test_the_classes_of_a_block_together_have_the_weights_of_its_lines():
