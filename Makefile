@@ -2,12 +2,13 @@
 #   make quickstart                    prepare data, train a nano OFA on all eight tasks, evaluate it, write a report
 #   make test | make test-full         the tests (fast tier | with real sizes and ahead-of-time compilation)
 #   make lint                          ruff and mypy
+#   make prepare-env                   .venv with Apache Beam and readers of other formats: launch/prepare.py build
 #   make serve-env                     .venv-serve, with gradio: launch/predict.py --serve, a page in the browser
 #   make tpu-env                       .venv-tpu, with libtpu: compiling for TPU topologies on any x86-64 Linux machine
 # PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or 3.12) of a new environment; CONFIG= chooses another quickstart.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full lint serve-env tpu-env
+.PHONY: help quickstart test test-full lint prepare-env serve-env tpu-env
 
 VENV := .venv
 SERVE_VENV := .venv-serve
@@ -42,34 +43,44 @@ endef
 export FIND_PYTHON
 export PYTHON
 
-# $(1): folder, $(2): requirements
+# $(1): folder, $(2): requirements, $(3): note that it is done
 define make_env
 	@if [ -x $(1)/bin/python ]; then python=$(1)/bin/python; else python=""; fi; \
 	if [ -n "$$python" ]; then PYTHON=$$python sh -c "$$FIND_PYTHON" >/dev/null || { echo "remove $(1) to have it made again" >&2; exit 1; }; \
 	else python=$$(sh -c "$$FIND_PYTHON") || exit 1; echo "making $(1) with $$python"; "$$python" -m venv $(1) || exit 1; fi
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
-	@touch $(1)/.made
+	@touch $(1)/$(or $(3),.made)
 endef
 
 help:
-	@sed -n '2,7s/^# \{0,1\}//p' Makefile
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
 
-$(VENV)/.made: requirements.txt requirements-test.txt
+# One environment, filled as far as a target needs it.
+$(VENV)/.run: requirements.txt
+	$(call make_env,$(VENV),requirements.txt,.run)
+
+$(VENV)/.prepare: requirements.txt requirements-prepare.txt
+	$(call make_env,$(VENV),requirements-prepare.txt,.prepare)
+
+$(VENV)/.made: requirements.txt requirements-prepare.txt requirements-test.txt
 	$(call make_env,$(VENV),requirements-test.txt)
 
-$(SERVE_VENV)/.made: requirements.txt requirements-serve.txt requirements-test.txt requirements-test-serve.txt
+prepare-env: $(VENV)/.prepare
+	@echo "$(VENV)/bin/python launch/prepare.py build prepares public data sets and your own files"
+
+$(SERVE_VENV)/.made: requirements.txt requirements-prepare.txt requirements-serve.txt requirements-test.txt requirements-test-serve.txt
 	$(call make_env,$(SERVE_VENV),requirements-test-serve.txt)
 
 serve-env: $(SERVE_VENV)/.made
 	@echo "$(SERVE_VENV)/bin/python launch/predict.py --checkpoint=RUN --serve shows a run in the browser"
 
-$(TPU_VENV)/.made: requirements.txt requirements-tpu.txt requirements-test.txt
+$(TPU_VENV)/.made: requirements.txt requirements-prepare.txt requirements-tpu.txt requirements-test.txt
 	$(call make_env,$(TPU_VENV),requirements-tpu.txt -r requirements-test.txt)
 
 tpu-env: $(TPU_VENV)/.made
 	@echo "$(TPU_VENV)/bin/python compiles for TPU topologies; set JAX_PLATFORMS=cpu where there is no TPU"
 
-quickstart: $(VENV)/.made
+quickstart: $(VENV)/.run
 	$(VENV)/bin/python launch/prepare.py quickstart
 	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(VQGAN)
 	$(RUN_ENV) $(VENV)/bin/python launch/prepare.py codes --vqgan=runs/quickstart_vqgan --dataset=scenes --image_px=64

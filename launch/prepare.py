@@ -6,6 +6,10 @@ python launch/prepare.py tokenizer  [--data_dir=data/quickstart] [--num_text=200
 python launch/prepare.py codes --vqgan=RUN --dataset=NAME [--data_dir=data/quickstart] [--image_px=256] [--area=central|whole]
                                [--precision=f32|bf16] [--rows=64] [--rebuild]   image codes of a finished dataset, on every device of
                                                                                 every host; the same command goes on where it was killed
+python launch/prepare.py build NAME --source=DIR [--data_dir=data/pretrain] [--against=DATASET/SPLIT] [--workers=1] [--runner=direct]
+                                                                                a public data set, or your own files, as shards of records
+python launch/prepare.py pictures --dataset=NAME --split=NAME                   pictures of an evaluation set, for --against
+python launch/prepare.py classes --config=FILE                                  length classes that fit the prepared data
 python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
 
@@ -19,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.prepare import fixtures, manifest, quickstart
+from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
 
 
 def main(argv: list[str]) -> int:
@@ -44,6 +48,7 @@ def main(argv: list[str]) -> int:
     codes.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of the encoder")
     codes.add_argument("--rows", type=int, default=64, help="pictures at a time on each device")
     codes.add_argument("--rebuild", action="store_true", help="replace codes that are there")
+    build_flags.add_commands(commands)
     verify = commands.add_parser("verify")
     verify.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
     args = parser.parse_args(argv)
@@ -60,6 +65,8 @@ def main(argv: list[str]) -> int:
             progress(f"{args.data_dir / 'tokenizer.model'} has {args.num_text} text ids")
         elif args.command == "codes":
             _codes(args, progress)
+        elif args.command in _RUN:
+            _RUN[args.command](args, progress)
         else:
             faults = [fault for path in sorted(args.data_dir.glob("*/manifest.json")) for fault in manifest.verify(path.parent)]
             progress("\n".join(faults) or f"every shard below {args.data_dir} is as its manifest says")
@@ -68,6 +75,9 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+_RUN = {"build": build_flags.run_build, "pictures": build_flags.run_pictures, "classes": build_flags.run_classes}
 
 
 def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:

@@ -113,18 +113,23 @@ class _Guarded:
 
 
 def _run_beam(units: list[tuple[str, Any]], work: Callable[[tuple[str, Any]], str], options: RunnerOptions) -> None:
+    # Beam warns of packages for stores that nobody asked for, and of what an environment of our own replaces.
+    logging.disable(logging.WARNING)
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise DataError("apache_beam: found no such package, expected it for preparing data; install requirements-prepare.txt") from None
-    if options.runner == "direct":
-        runner: Any = _local_runner(options.workers)
-        args = [f"--direct_num_workers={options.workers}"]
-    else:
-        runner, args = None, [f"--runner={_RUNNERS.get(options.runner, options.runner)}"]
-    with beam.Pipeline(runner, options=PipelineOptions([*args, *options.beam_args])) as pipeline:
-        _ = pipeline | "units" >> beam.Create(units) | "spread" >> beam.Reshuffle() | "work" >> beam.Map(work)
+
+        if options.runner == "direct":
+            runner: Any = _local_runner(options.workers)
+            args = [f"--direct_num_workers={options.workers}"]
+        else:
+            runner, args = None, [f"--runner={_RUNNERS.get(options.runner, options.runner)}"]
+        with beam.Pipeline(runner, options=PipelineOptions([*args, *options.beam_args])) as pipeline:
+            _ = pipeline | "units" >> beam.Create(units) | "spread" >> beam.Reshuffle() | "work" >> beam.Map(work)
+    except ImportError as error:
+        raise DataError(f"{error.name}: found no such package, expected it for preparing data; install requirements-prepare.txt") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _local_runner(workers: int) -> Any:
@@ -135,7 +140,6 @@ def _local_runner(workers: int) -> Any:
         return fn_runner.FnApiRunner()
     # Worker processes begin in another folder's Python: tell them where this package lies.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
-    logging.getLogger(fn_runner.__name__).setLevel(logging.ERROR)  # it warns of running modes, which the environment replaces
     command = f"{shlex.quote(sys.executable)} -m {worker.__name__}"
     return fn_runner.FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 

@@ -7,7 +7,7 @@ import logging
 
 def main() -> None:
     """Serves the runner that started it until that one ends."""
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main([])
