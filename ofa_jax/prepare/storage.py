@@ -35,3 +35,8 @@ def _fsspec(path: str) -> Any:
     except ImportError:
         raise DataError(f"{path}: found no fsspec, expected it for addresses of object stores; install requirements-prepare.txt") from None
     return fsspec.core.url_to_fs(path)[0]
+
+
+def file_size(path: str) -> int:
+    """Returns a file's size in bytes. Raises FileNotFoundError."""
+    return int(_fsspec(path).size(path)) if is_remote(path) else Path(path).stat().st_size
