@@ -1,8 +1,8 @@
 """Big JSON files read value by value: a file of gigabytes takes as much memory as its largest value, whatever else it holds.
 
-The files of COCO, VQA and their kin are one JSON object whose arrays hold the records (`items`); Visual Genome's are one array (`elements`),
-GQA's one object whose members are the records (`members`). Each is one pass over the file. Python's own decoder takes every value apart;
-only the outermost brackets are walked here. Every fault of the text is a `DataError` that names the file and the character where it is.
+The files of COCO, VQA and their kin are one JSON object whose arrays hold the records (`items`); Visual Genome's are one array
+(`elements`), GQA's one object whose members are the records (`members`). Each is one pass over the file. Python's own decoder takes every
+value apart; only the outermost brackets are walked here. Every fault of the text is a `DataError` that names the file and the character.
 """
 
 from __future__ import annotations
