@@ -81,8 +81,12 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
                 row = next(reader)
             except StopIteration:
                 return
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise DataError(f"{path}, line {reader.line_num + 1}: found what is no CSV ({error}), expected values and commas") from None
+            except csv.Error as error:
+                raise DataError(f"{path}, line {reader.line_num}: found what is no CSV ({error}), expected values and commas") from None
+            except UnicodeDecodeError as error:  # text is decoded in blocks of lines
+                raise DataError(
+                    f"{path}, after line {reader.line_num}: found bytes that are no UTF-8 ({error.reason}), expected text"
+                ) from None
             if row:
                 yield reader.line_num, row
 

@@ -65,8 +65,8 @@ class RefCoco(Gathered):
             if name == "images":
                 add_once(files, number, field(raw, "file_name", str, path=instances, of=name), path=instances, what=name)
             elif number in wanted:
-                box = (field(raw, "image_id", int, path=instances, of=name), corners(raw, path=instances))
-                add_once(boxes, number, box, path=instances, what=name)
+                placed = (field(raw, "image_id", int, path=instances, of=name), corners(raw, path=instances))
+                add_once(boxes, number, placed, path=instances, what=name)
         regions: dict[int, list[tuple[str, tuple[float, ...]]]] = {}
         for raw in references:
             image, box = boxes.get(raw["ann_id"], (-1, ()))

@@ -3,9 +3,10 @@
 `image_data.json`, `region_descriptions.json`, `question_answers.json` and `objects.json` are one JSON array each, an element a picture;
 pictures lie in `VG_100K/` and `VG_100K_2/`, the last two parts of their `url` in `image_data.json`.
 
-OFA makes captions of its large regions and grounding of the small ones: a region of more than `LARGE_PX2` = 16,384 square pixels (128 x 128)
-becomes a record of its own, whose picture is the region cut out and encoded again as JPEG of quality 95; the others stay regions of the
-whole picture. The number is that of OFA's paper (arXiv 2202.03052, on its pretraining data) from memory; its code does not have it.
+OFA makes captions of its large regions and grounding of the small ones: a region of more than `LARGE_PX2` = 16,384 square pixels
+(128 x 128) becomes a record of its own, whose picture is the region cut out and encoded again as JPEG of quality 95; the others stay
+regions of the whole picture. The number is that of OFA's paper (arXiv 2202.03052, on its pretraining data) from memory; its code does
+not have it.
 """
 
 from __future__ import annotations
