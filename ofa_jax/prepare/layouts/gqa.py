@@ -22,9 +22,9 @@ from ofa_jax.prepare.layouts.json_arrays import field, members
 class Gqa(Gathered):
     """The balanced questions of GQA, which are those that OFA pretrains on; one record a picture, named by `imageId`.
 
-    `kind` is the detailed type of a question ("existAttrRelC", "categoryThat", "material"): about a hundred, whose answers are of one sort,
-    as negatives need them; the structural types are five, and "query" mixes colours with places. No question asks for a count. Ids of
-    questions lose their leading zeros, as they are numbers here: the official ones are filled up to eight digits.
+    `kind` is the detailed type of a question ("relS", "material"): answers to one are of one sort, as negatives need them. The structural
+    types are only five, and "query" among them mixes colours with places. Questions for a count are no kind of their own, so no count is
+    moved by one. Ids of questions lose their leading zeros, as they are numbers here: the official ones are filled up to eight digits.
     """
 
     split: str = "train"  # or "val", "testdev"

@@ -64,7 +64,7 @@ class VisualGenome(Gathered):
         read = {"questions": self._questions, "objects": self._objects}.get(self.what, self._regions)
         held: dict[int, str] = {}
         for raw in elements(path):
-            # The region file calls the picture's id "id" in version 1.2, "image_id" in 1.4; the questions' is "id" in both.
+            # The files call the picture's id "id" or "image_id", and not the same in every version.
             picture = field(raw, "image_id" if isinstance(raw, dict) and "image_id" in raw else "id", int, path=path, of="pictures")
             if picture not in files:
                 raise DataError(f"{path}: field image_id: found {picture}, expected an id of image_data.json")
