@@ -8,13 +8,16 @@ inputs (files, or parts of one) and reads each into records, always the same in 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
@@ -29,7 +32,7 @@ from ofa_jax.data.records import (
     RecordError,
     Region,
 )
-from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS
+from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
 from ofa_jax.prepare.storage import list_files, open_file
 
 Found = Record | RecordError
@@ -111,7 +114,11 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """One picture of a data set with what is said of it, before any check. Boxes are x0 y0 x1 y1 in its pixels."""
+    """One picture of a data set with what is said of it, before any check. Boxes are x0 y0 x1 y1 in its pixels.
+
+    relative: boxes are shares of the picture's width and height instead. crop: the record's picture is this part of the picture (in its
+    pixels), to whole pixels outwards and encoded again, as JPEG of quality 95 without chroma subsampling; boxes are those of the part.
+    """
 
     record_id: str
     image: str  # path of the picture below the layout's source
@@ -119,6 +126,8 @@ class Annotated:
     regions: Sequence[tuple[str, Sequence[float]]] = ()
     questions: Sequence[Question] = ()
     objects: Sequence[tuple[str, Sequence[float]]] = ()
+    relative: bool = False
+    crop: Sequence[float] | None = None
 
 
 def checked_record(layout: Layout, item: Annotated, image: bytes) -> Iterator[Found]:
@@ -137,16 +146,27 @@ def checked_record(layout: Layout, item: Annotated, image: bytes) -> Iterator[Fo
         found, _, expected = str(problem).removeprefix("found ").rpartition(", expected ")
         yield error("image", "image", found, expected)
         return
+    if item.crop is not None:
+        part = cut_box(item.crop, width, height)
+        if part is None:
+            yield error("box_outside", "crop", _listed(item.crop), f"at least half of an area within {width}x{height}")
+            return
+        try:
+            image, width, height = _cropped(image, part)
+        except ValueError as problem:
+            found, _, expected = str(problem).removeprefix("found ").rpartition(", expected ")
+            yield error("image", "image", found, expected)
+            return
 
     def boxed(field: str, pairs: Iterable[tuple[str, Sequence[float]]]) -> Iterator[tuple[str, Box] | RecordError]:
         for number, (text, values) in enumerate(pairs):
             if not text.strip():
                 yield error("empty_text", f"{field}[{number}].text", repr(text), "at least one word")
                 continue
-            inside = cut_box(values, width, height)
+            pixels = [value * side for value, side in zip(values, (width, height) * 2, strict=True)] if item.relative else values
+            inside = cut_box(pixels, width, height)
             if inside is None:
-                listed = ",".join(f"{value:g}" for value in values)
-                yield error("box_outside", f"{field}[{number}].box", listed, f"at least half of an area within {width}x{height}")
+                yield error("box_outside", f"{field}[{number}].box", _listed(pixels), f"at least half of an area within {width}x{height}")
             else:
                 yield text, inside
 
@@ -182,6 +202,22 @@ def checked_record(layout: Layout, item: Annotated, image: bytes) -> Iterator[Fo
     yield ImageRecord(
         item.record_id, layout.dataset, image, width, height, tuple(captions), tuple(regions), tuple(questions), tuple(objects)
     )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def _cropped(image: bytes, part: Box) -> tuple[bytes, int, int]:
+    """Returns (JPEG file, width, height) of a part of a picture. Raises ValueError with what was found and expected."""
+    x0, y0, x1, y1 = math.floor(part.x0), math.floor(part.y0), math.ceil(part.x1), math.ceil(part.y1)
+    pixels = np.ascontiguousarray(_pixels(image)[y0:y1, x0:x1])
+    return simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444"), x1 - x0, y1 - y0
+
+
+@functools.lru_cache(maxsize=1)  # parts of one picture follow each other
+def _pixels(image: bytes) -> np.ndarray:
+    return decode_image(image)
 
 
 def cut_box(values: Sequence[float], width: int, height: int) -> Box | None:
@@ -228,13 +264,26 @@ def part_inputs(gathered: Path) -> list[Input]:
 
 
 def read_part(layout: Layout, item: Input) -> Iterator[Found]:
-    """Yields the records of one part; a missing picture is a `RecordError` of reason "image"."""
-    for line in Path(item.path).read_text(encoding="utf-8").splitlines():
+    """Yields the records of one part; a missing picture is a `RecordError` of reason "image", one of which nothing is said of "empty"."""
+    last, image = "", b""
+    for line in Path(item.path).read_text(encoding="utf-8").split("\n")[:-1]:  # texts may hold other ends of lines
         annotated = _annotated(json.loads(line))
+        if not (annotated.captions or annotated.regions or annotated.questions or annotated.objects):
+            yield RecordError(
+                dataset=layout.dataset,
+                record=annotated.record_id,
+                reason="empty",
+                field="(record)",
+                found="no annotation",
+                expected="at least one",
+            )
+            continue
         address = f"{layout.source.rstrip('/')}/{annotated.image}"
         try:
-            with open_file(address) as file:
-                image = file.read()
+            if address != last:  # parts of one picture follow each other
+                with open_file(address) as file:
+                    image = file.read()
+                last = address
         except FileNotFoundError:
             yield RecordError(
                 dataset=layout.dataset,
@@ -256,6 +305,8 @@ def _annotated(raw: dict[str, Any]) -> Annotated:
         regions=tuple((text, tuple(box)) for text, box in raw["regions"]),
         questions=tuple(Question(**{**q, "answers": tuple(q["answers"])}) for q in raw["questions"]),
         objects=tuple((label, tuple(box)) for label, box in raw["objects"]),
+        relative=raw["relative"],
+        crop=raw["crop"],
     )
 
 

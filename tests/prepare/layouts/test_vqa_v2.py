@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.data.records import Question
+from ofa_jax.prepare.layouts.vqa_v2 import VqaV2
+from tests.prepare.layouts.annotated_fixtures import edit_json, read_all, write_vqa_v2
+
+QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    write_vqa_v2(tmp_path / "vqa")
+    return tmp_path / "vqa"
+
+
+def vqa(source: Path, **options: Any) -> VqaV2:
+    return VqaV2(str(source), "vqa_test", **options)
+
+
+def test_questions_with_ten_answers_and_the_weight_of_the_best(source: Path, tmp_path: Path) -> None:
+    records, errors, lines = read_all(vqa(source), tmp_path / "g")
+    assert errors == [] and lines == []
+    assert [record.record_id for record in records] == ["9", "25"]
+    assert records[0].questions == (Question("Is it a bird?", "yes", 1.0, "is it a", 9000, ("yes",) * 9 + ("no",)),)
+    first, second = records[1].questions
+    assert first == Question("How many birds?", "2", 0.9, "how many", 25001, ("3", "2", "2", "2", "3", "4", "5", "6", "7", "8"))
+    assert (second.answer, second.confidence, second.question_id, second.kind) == ("yes", 0.6, 25000, "is it")
+    assert records[1].image == (source / "train2014" / "COCO_train2014_000000000025.jpg").read_bytes()
+    assert vqa(source).picture_key("25") == "coco/25"
+
+
+def test_the_most_frequent_answers_alone(source: Path, tmp_path: Path) -> None:
+    records, errors, lines = read_all(vqa(source, num_answers=1), tmp_path / "g")
+    assert errors == [] and [question.question_id for record in records for question in record.questions] == [9000, 25000]
+    assert lines == ["vqa_test: 1 of 3 questions left out: their answer is not of the 1 allowed; 0 of 2 pictures keep no question"]
+
+
+def test_ties_among_frequent_answers_go_by_the_alphabet(source: Path, tmp_path: Path) -> None:
+    edit_json(source / ANNOTATIONS, lambda c: c["annotations"].pop(0))
+    edit_json(source / QUESTIONS, lambda c: c["questions"].pop(1))
+    records, _, _ = read_all(vqa(source, num_answers=1), tmp_path / "g")
+    assert [question.answer for record in records for question in record.questions] == ["2"]
+
+
+def test_a_closed_set_from_a_file(source: Path, tmp_path: Path) -> None:
+    (source / "answers.txt").write_text("2\n\nblue\r\n")
+    records, _, lines = read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g")
+    assert [(record.record_id, len(record.questions)) for record in records] == [("25", 1)]
+    assert lines == ["vqa_test: 2 of 3 questions left out: their answer is not of the 2 allowed; 1 of 2 pictures keep no question"]
+    (source / "answers.txt").write_text("\n")
+    with pytest.raises(DataError, match="answers.txt: found no answer, expected one a line"):
+        read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g2")
+
+
+def test_a_question_without_words_is_an_error_of_its_record(source: Path, tmp_path: Path) -> None:
+    edit_json(source / QUESTIONS, lambda c: c["questions"][0].update(question=" "))
+    records, errors, _ = read_all(vqa(source, num_answers=0), tmp_path / "g")
+    assert [str(error) for error in errors] == [
+        "vqa_test record 25: field questions[0]: found '' answered '2', expected at least one word in both"
+    ]
+    assert [question.question_id for question in records[1].questions] == [25000]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (QUESTIONS, lambda c: c["questions"].append(c["questions"][0]), "field question_id: found 25001 twice, expected every id once"),
+        (QUESTIONS, lambda c: c["questions"].pop(), "found no question 25000, which has annotations, expected every question"),
+        (QUESTIONS, lambda c: c["questions"][0].update(question_id=5), "question 5 of picture 25: found no annotation, expected one of it"),
+        (QUESTIONS, lambda c: c["questions"][0].update(image_id=9), "question 25001 of picture 9: found an annotation of picture 25"),
+        (QUESTIONS, lambda c: c["questions"][0].pop("question"), "questions: field question: found no such field"),
+        (ANNOTATIONS, lambda c: c["annotations"].append(c["annotations"][0]), "annotations: field id: found 9000 twice"),
+        (ANNOTATIONS, lambda c: c["annotations"][0].update(answers=[]), "field answers: found none of question 9000, expected ten"),
+        (ANNOTATIONS, lambda c: c["annotations"][0]["answers"][3].pop("answer"), "answers: field answer: found no such field"),
+        (ANNOTATIONS, lambda c: c["annotations"][0].pop("question_type"), "annotations: field question_type: found no such field"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(file: str, change: Any, message: str, source: Path, tmp_path: Path) -> None:
+    edit_json(source / file, change)
+    with pytest.raises(DataError, match=message) as error:
+        read_all(vqa(source), tmp_path / "g")
+    assert str(error.value).startswith(str(source / file))
+
+
+def test_options_and_missing_files(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="d: option num_answers: found -1, expected at least 0"):
+        VqaV2("s", "d", num_answers=-1)
+    with pytest.raises(DataError, match="vqa_test: found no v2_mscoco_val2014_annotations.json or annotations/v2_mscoco_val"):
+        read_all(vqa(source, split="val"), tmp_path / "g")
+    (source / "annotations").mkdir()
+    (source / "annotations" / ANNOTATIONS).write_text("{}")
+    with pytest.raises(DataError, match="vqa_test: found .*, .*, expected one file that matches"):
+        read_all(vqa(source), tmp_path / "g2")
