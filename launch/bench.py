@@ -3,6 +3,7 @@
 tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sentences of English prose (CPython's own documentation).
 decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
 modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
+codes [--image-px=256] [--rows=8]: pictures a second that the f=8 VQGAN of 8,192 codes encodes, with drawn weights, in f32 and bf16.
 """
 
 from __future__ import annotations
@@ -34,27 +35,41 @@ def main(argv: list[str]) -> int:
     for name, value in (("batch", 4), ("image-px", 480), ("beam", 5), ("max-len", 16), ("no-repeat-ngram", 3), ("repeats", 3)):
         decode.add_argument(f"--{name}", type=int, default=value)
     decode.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+    codes = commands.add_parser("codes")
+    for name, value in (("image-px", 256), ("rows", 8), ("repeats", 3)):
+        codes.add_argument(f"--{name}", type=int, default=value)
     flags = parser.parse_args(argv[1:])
+    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate}[flags.command]
     try:
-        print(tokenizer_rate(flags.dict, seconds=flags.seconds) if flags.command == "tokenizer" else decode_rate(flags))
+        print(measure(flags))
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def tokenizer_rate(dict_path: str, *, seconds: float) -> str:
+def code_rate(flags: argparse.Namespace) -> str:
+    """Returns a line that says how fast pictures become codes."""
+    from ofa_jax.config.schema import VQGANConfig
+    from ofa_jax.models.vqgan_bench import time_encoder
+
+    found = time_encoder(VQGANConfig(), image_px=flags.image_px, rows=flags.rows, repeats=flags.repeats)
+    rates = ", ".join(f"{rate:.2f} pictures/s in {name}" for name, rate in found.pictures_per_s.items())
+    return f"codes: {rates} at {flags.image_px} px, {flags.rows} at a time, on {found.device}; {found.agreement:.4f} of the codes agree"
+
+
+def tokenizer_rate(flags: argparse.Namespace) -> str:
     """Returns a line that says how fast texts become ids, there and back."""
     from pydoc_data.topics import topics
 
     from ofa_jax.vocab.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(VocabConfig(path=dict_path))
+    tokenizer = load_tokenizer(VocabConfig(path=flags.dict))
     texts = [f" {line.strip()}" for topic in topics.values() for line in topic.split("\n") if len(line) > 40]
     batches = [texts[i : i + BATCH] for i in range(0, len(texts) - BATCH, BATCH)]
     tokenizer.encode_batch(batches[0])
     count, start = 0, time.process_time()
-    while (took := time.process_time() - start) < seconds:
+    while (took := time.process_time() - start) < flags.seconds:
         for batch in batches:
             count += sum(map(len, tokenizer.encode_batch(batch)))
     return f"tokenizer: {count / took:,.0f} ids/s of process time, {count:,} ids in batches of {BATCH} texts"

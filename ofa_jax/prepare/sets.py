@@ -1,6 +1,6 @@
 """The public data sets of OFA's pretraining, by name: how each lies on disk, what is made of it, and under which licence.
 
-One command makes each: `python launch/prepare.py build <name> --source=<its files>`.
+One command makes each: `python launch/prepare.py build <name> --source=<its files>`. Names are those of `configs/mixtures/ofa_pretrain.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ import dataclasses
 from typing import Any
 
 from ofa_jax.prepare.layouts.base import Layout
+from ofa_jax.prepare.layouts.coco import Coco
+from ofa_jax.prepare.layouts.gqa import Gqa
+from ofa_jax.prepare.layouts.image_folders import ImageFolders
+from ofa_jax.prepare.layouts.objects365 import Objects365
+from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaPairs, OfaTexts
+from ofa_jax.prepare.layouts.open_images import OpenImages
+from ofa_jax.prepare.layouts.refcoco import RefCoco
+from ofa_jax.prepare.layouts.tables import ColumnTable, TextTable
+from ofa_jax.prepare.layouts.text_lines import TextLines
+from ofa_jax.prepare.layouts.visual_genome import VisualGenome
+from ofa_jax.prepare.layouts.vqa_v2 import VqaV2
 from ofa_jax.prepare.layouts.webdataset import WebDataset
 
 
@@ -25,18 +36,65 @@ class PublicSet:
     notes: tuple[str, ...] = ()
 
 
-_URLS = "the pictures' own licences; the list of addresses and captions: see its page"
-_LARGE = {"max_side_px": 1_024}  # more than any input needs: 480 px and its crops
-_INFILLING = {"square_px": 256}  # tasks.md 2.2: OFA's infilling pictures are stored as squares of 256 px
+_BY_PICTURE = "that of each picture, by its owner; captions and addresses as the page says"
+_CC_BY = "annotations CC BY 4.0; pictures under Flickr's terms of use"
+_VG = "CC BY 4.0"
+_LARGE = {"max_side_px": 1_024}  # more than any input needs: 480 px, and crops of it
+_INFILLING = {"square_px": 256}  # OFA's infilling pictures are stored as squares of 256 px (its datasets.md)
+_COCO, _VISUAL_GENOME = "https://cocodataset.org", "https://homes.cs.washington.edu/~ranjay/visualgenome/"
+_REFER, _OPEN_IMAGES = "https://github.com/lichengunc/refer", "https://storage.googleapis.com/openimages/web/index.html"
 
 SETS: dict[str, PublicSet] = {
-    "cc3m": PublicSet(WebDataset, "caption", "https://ai.google.com/research/ConceptualCaptions/", _URLS, build=_LARGE),
-    "cc12m": PublicSet(WebDataset, "caption", "https://github.com/google-research-datasets/conceptual-12m", _URLS, build=_LARGE),
-    "sbu": PublicSet(WebDataset, "caption", "https://www.cs.rice.edu/~vo9/sbucaptions/", _URLS, build=_LARGE),
+    "cc12m": PublicSet(
+        WebDataset, "caption", "https://github.com/google-research-datasets/conceptual-12m", _BY_PICTURE, build=_LARGE
+    ),
+    "cc3m": PublicSet(WebDataset, "caption", "https://ai.google.com/research/ConceptualCaptions/", _BY_PICTURE, build=_LARGE),
+    "sbu": PublicSet(WebDataset, "caption", "https://www.cs.rice.edu/~vo9/sbucaptions/", _BY_PICTURE, build=_LARGE),
+    "coco_captions": PublicSet(
+        Coco, "caption", _COCO, _CC_BY, notes=("with --option=karpathy=dataset_coco.json train is train and restval, as OFA trains on",)
+    ),
+    "vg_captions": PublicSet(
+        VisualGenome, "caption", _VISUAL_GENOME, _VG, {"what": "captions"}, notes=("regions of more than 16,384 px², each cut out",)
+    ),
+    "vqa_v2": PublicSet(
+        VqaV2, "question", "https://visualqa.org/download.html", _CC_BY,
+        notes=("answers are of the 3,129 most frequent of the files that are there",),
+    ),
+    "vg_qa": PublicSet(VisualGenome, "question", _VISUAL_GENOME, _VG, {"what": "questions"}),
+    "gqa": PublicSet(Gqa, "question", "https://cs.stanford.edu/people/dorarad/gqa/", _VG, notes=("balanced questions",)),
+    "refcoco": PublicSet(RefCoco, "grounding", _REFER, _CC_BY, {"subset": "refcoco"}),
+    "refcoco_plus": PublicSet(RefCoco, "grounding", _REFER, _CC_BY, {"subset": "refcoco+"}),
+    "refcocog": PublicSet(RefCoco, "grounding", _REFER, _CC_BY, {"subset": "refcocog"}),
+    "vg_regions": PublicSet(
+        VisualGenome, "grounding", _VISUAL_GENOME, _VG, {"what": "regions"}, notes=("regions of at most 16,384 px²",)
+    ),
+    "openimages": PublicSet(OpenImages, "detection", _OPEN_IMAGES, "annotations CC BY 4.0, pictures CC BY 2.0", build=_LARGE),
+    "objects365": PublicSet(Objects365, "detection", "https://www.objects365.org", "CC BY 4.0, by its page", build=_LARGE),
+    "vg_objects": PublicSet(VisualGenome, "detection", _VISUAL_GENOME, _VG, {"what": "objects"}),
+    "coco_objects": PublicSet(Coco, "detection", _COCO, _CC_BY, {"what": "objects"}),
+    "openimages_all": PublicSet(
+        ImageFolders, "image_infilling", _OPEN_IMAGES, "pictures CC BY 2.0", {"archives": False, "pattern": "*/*.jpg"}, _INFILLING
+    ),
     "yfcc15m": PublicSet(
         WebDataset, "image_infilling", "https://github.com/openai/CLIP/blob/main/data/yfcc100m.md", "Creative Commons, by picture",
-        fields={"captions": False}, build=_INFILLING,
+        {"captions": False}, _INFILLING,
     ),
+    "imagenet21k": PublicSet(
+        ImageFolders, "image_infilling", "https://image-net.org/download-images", "non-commercial research, by its terms of access",
+        build=_INFILLING,
+    ),
+    "pile": PublicSet(TextLines, "text_infilling", "https://pile.eleuther.ai", "that of each part, as its page says"),
 }  # fmt: skip
 
-LAYOUTS: dict[str, type[Layout]] = {"webdataset": WebDataset}
+# Layouts of files that are no public set of the list: OFA's own release, and people's own data.
+LAYOUTS: dict[str, type[Layout]] = {
+    "webdataset": WebDataset,
+    "table": ColumnTable,
+    "text_table": TextTable,
+    "text_lines": TextLines,
+    "image_folders": ImageFolders,
+    "ofa_pairs": OfaPairs,
+    "ofa_texts": OfaTexts,
+    "ofa_images": OfaImages,
+    "ofa_detection": OfaDetection,
+}
