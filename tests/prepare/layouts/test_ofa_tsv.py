@@ -81,11 +81,12 @@ def test_rows_that_cannot_be_used_are_named_and_the_rest_kept(tmp_path: Path) ->
     layout = OfaVisionLanguage(str(tmp_path), "own")
     assert ids(layout) == ["i"]
     said = sentences(layout)
+    second = path.read_bytes().index(b"\n", 4) + 1
     assert said[:4] == [
         "own record vision_language.tsv@0: field (row): found bytes that are no UTF-8 (invalid start byte at 2), expected UTF-8",
         "own record vision_language.tsv@4: field (row): found 7 columns, "
         "expected 8: uniq_id, image, caption, question, refs, gt_objects, dataset_name, type",
-        f"own record vision_language.tsv@{4 + len("\t".join(("a", image, "columns", "", "", "", "coco"))) + 1}: field uniq_id: found '', expected an id",
+        f"own record vision_language.tsv@{second}: field uniq_id: found '', expected an id",
         "own record c: field type: found 'ocr', expected caption, qa, visual_grounding",
     ]
     assert [(error.record, error.field) for error in errors(layout)][4:] == [
