@@ -35,6 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     flags.add_argument("--licence", default="", help="of your own files, for the manifest")
     flags.add_argument("--against", action="append", default=[], metavar="DATASET/SPLIT", help="keep its pictures out (leakage filter)")
     flags.add_argument("--leak_bits", type=int, default=BuildOptions.leak_bits, help="bits of 256 that a copy's hash may differ by")
+    flags.add_argument("--negatives", default="", help="folder of OFA's negative samples; the data set's own where none is named")
     flags.add_argument("--square_px", type=int, help="resize pictures to squares of this side; 0: not")
     flags.add_argument("--max_side_px", type=int, help="shrink larger pictures; 0: never")
     flags.add_argument("--shard_records", type=int, default=BuildOptions.max_shard_records, help="at most, in a shard")
@@ -82,6 +83,7 @@ def build_options(args: argparse.Namespace) -> BuildOptions:
         drop_duplicates=not args.keep_duplicates,
         against=tuple(args.against),
         leak_bits=args.leak_bits,
+        negatives=args.negatives,
         **((known.build if known else {}) | chosen),
     )
 

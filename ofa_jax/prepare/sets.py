@@ -13,10 +13,10 @@ from ofa_jax.prepare.layouts.coco import Coco
 from ofa_jax.prepare.layouts.gqa import Gqa
 from ofa_jax.prepare.layouts.image_folders import ImageFolders
 from ofa_jax.prepare.layouts.objects365 import Objects365
-from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaPairs, OfaTexts
+from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaText, OfaVisionLanguage
 from ofa_jax.prepare.layouts.open_images import OpenImages
 from ofa_jax.prepare.layouts.refcoco import RefCoco
-from ofa_jax.prepare.layouts.tables import ColumnTable, TextTable
+from ofa_jax.prepare.layouts.table import ColumnTable, TextTable
 from ofa_jax.prepare.layouts.text_lines import TextLines
 from ofa_jax.prepare.layouts.visual_genome import VisualGenome
 from ofa_jax.prepare.layouts.vqa_v2 import VqaV2
@@ -73,7 +73,8 @@ SETS: dict[str, PublicSet] = {
     "vg_objects": PublicSet(VisualGenome, "detection", _VISUAL_GENOME, _VG, {"what": "objects"}),
     "coco_objects": PublicSet(Coco, "detection", _COCO, _CC_BY, {"what": "objects"}),
     "openimages_all": PublicSet(
-        ImageFolders, "image_infilling", _OPEN_IMAGES, "pictures CC BY 2.0", {"archives": False, "pattern": "*/*.jpg"}, _INFILLING
+        ImageFolders, "image_infilling", _OPEN_IMAGES, "pictures CC BY 2.0", build=_INFILLING,
+        notes=("a tar or a folder is read at a time: all pictures in one folder would be one unit of work",),
     ),
     "yfcc15m": PublicSet(
         WebDataset, "image_infilling", "https://github.com/openai/CLIP/blob/main/data/yfcc100m.md", "Creative Commons, by picture",
@@ -93,8 +94,8 @@ LAYOUTS: dict[str, type[Layout]] = {
     "text_table": TextTable,
     "text_lines": TextLines,
     "image_folders": ImageFolders,
-    "ofa_pairs": OfaPairs,
-    "ofa_texts": OfaTexts,
+    "ofa_pairs": OfaVisionLanguage,
+    "ofa_texts": OfaText,
     "ofa_images": OfaImages,
     "ofa_detection": OfaDetection,
 }

@@ -47,7 +47,7 @@ class Input:
     name: str  # unique in the dataset and the same whenever it is listed; files of each pass are named after it, so it has no "/"
     split: str
     path: str  # a file or an address of fsspec; errors name it
-    span: tuple[int, int] | None = None  # of a file that is read in parts: bytes [first, end); lines belong to the part they begin in
+    span: tuple[int, int] | None = None  # of a large file of lines: those that begin in these bytes, first to one past the last
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,78 +1,84 @@
-"""Pictures by class: ImageNet-21K as a tar a synset, or a folder of files a class.
+"""Pictures by class, without texts: one tar a class, as ImageNet-21K is published, or one folder a class.
 
-Page: https://image-net.org/download-images: `n01440764.tar` holds the JPEG files `n01440764_10026.JPEG`, ... of one WordNet synset. The
-pictures are for image infilling: nothing is said of them.
+Page: https://image-net.org/download-images. `n01440764.tar` holds the JPEG files of the WordNet noun 01440764; unpacked, they lie in a
+folder of that name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
-from ofa_jax.data.records import RecordError
-from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
-from ofa_jax.prepare.storage import list_files, open_file
+from ofa_jax.config.errors import DataError
+from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record
+from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, record_error, relative_path, tar_members
+from ofa_jax.prepare.storage import is_remote, list_files, open_file
 
-_ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolders(Layout):
-    """Each tar, or each folder of pictures, is one input; a record's id is `<tar or folder>/<file without its ending>`."""
+    """Each tar and each folder directly in `source` is one input; the id of a record is `<class>/<file>`.
+
+    Files that are no pictures by their ending (lists, bounding boxes) are not read; neither are tars inside a class's folder.
+    """
 
     PAGE: ClassVar[str] = "https://image-net.org/download-images"
 
-    archives: bool = True  # tars; False: folders
-    pattern: str = ""  # of tars or of pictures; empty: **/*.tar, */*
     split: str = "train"
 
     def inputs(self, gathered: Path) -> list[Input]:
-        del gathered
-        root = self.source.rstrip("/")
-        if self.archives:
-            paths = required(self, self.pattern or "**/*.tar")
-        else:
-            paths = sorted({path.rpartition("/")[0] for path in required(self, self.pattern or "*/*") if _is_picture(path)})
-        names = [path.removeprefix(root).strip("/").removesuffix(".tar").replace("/", "_") for path in paths]
-        return [Input(name or "pictures", self.split, path) for name, path in zip(names, paths, strict=True)]
+        tars = list_files(self.source, "*.tar")
+        folders = _folders(self.source)
+        if not tars and not folders:
+            raise DataError(f"{self.dataset}: found no *.tar and no folders in {self.source}, expected them as {self.PAGE} describes")
+        return file_inputs(self, sorted(tars + folders), split=self.split, endings=(".tar",))
 
     def read(self, item: Input) -> Iterator[Found]:
-        pictures = self._of_tar(item) if self.archives else self._of_folder(item)
-        for name, image in pictures:
-            if isinstance(image, RecordError):
-                yield image
-            elif _is_picture(name):
-                yield from checked_record(self, Annotated(f"{item.name}/{PurePosixPath(name).stem}", name), image)
-            else:
-                yield self._error(f"{item.name}/{name}", "(file)", name, f"a file that ends with {', '.join(_ENDINGS)}")
-
-    def _error(self, record: str, field: str, found: str, expected: str) -> RecordError:
-        return RecordError(dataset=self.dataset, record=record, reason="schema", field=field, found=found, expected=expected)
-
-    def _of_tar(self, item: Input) -> Iterator[tuple[str, bytes | RecordError]]:
-        end, name = 0, "(start)"
-        with open_file(item.path) as file:
-            try:
-                with tarfile.open(fileobj=file, mode="r|") as tar:
-                    for member in tar:
-                        if member.isfile():
-                            opened = tar.extractfile(member)
-                            assert opened is not None, member.name
-                            name = member.name
-                            yield name, opened.read()
-                            end = member.offset_data + member.size
-            except (tarfile.ReadError, EOFError) as error:
-                found = f"a tar that ends after byte {end} ({error})"
-                yield name, self._error(f"{item.name}/{name}", "(file)", found, f"{item.path} whole")
-
-    def _of_folder(self, item: Input) -> Iterator[tuple[str, bytes]]:
-        for path in list_files(item.path, "*"):
-            with open_file(path) as file:
-                yield path.rpartition("/")[2], file.read()
+        pictures = _in_tar(item.path) if item.path.endswith(".tar") else _in_folder(item.path)
+        number = 0
+        try:
+            for name, content in pictures:
+                if not name.lower().endswith(_PICTURES):
+                    continue
+                number += 1
+                record = f"{item.name}/{name}"
+                if content is None:
+                    yield record_error(self, record, reason="image", field="image", found="no such file", expected=f"{item.path}/{name}")
+                else:
+                    yield from checked_record(self, Annotated(record, name), content)
+        except Damaged as error:
+            yield file_error(self, item, f"{error}, {number} whole pictures before it")
+            return
+        if not number:
+            yield file_error(self, item, f"no file that ends in {', '.join(_PICTURES)}")
 
 
-def _is_picture(path: str) -> bool:
-    return path.lower().endswith(_ENDINGS)
+def _folders(source: str) -> list[str]:
+    if not is_remote(source):
+        return sorted(str(path) for path in Path(source).glob("*") if path.is_dir() and not path.name.startswith("."))
+    return sorted({path.rpartition("/")[0] for path in list_files(source, "*/*")})  # object stores have no folders of their own
+
+
+def _in_tar(path: str) -> Iterator[tuple[str, bytes | None]]:
+    with open_file(path) as file:
+        for name, content in tar_members(file):
+            yield name.removeprefix("./"), content
+
+
+def _in_folder(path: str) -> Iterator[tuple[str, bytes | None]]:
+    for file_path in list_files(path, "**/*"):
+        name = relative_path(path, file_path)
+        if not name.lower().endswith(_PICTURES):
+            yield name, None
+            continue
+        try:
+            with open_file(file_path) as file:
+                content = file.read()
+        except FileNotFoundError:
+            yield name, None  # removed since it was listed
+            continue
+        yield name, content

@@ -1,247 +1,217 @@
-"""OFA's own pretraining files: tables of tab-separated columns without a header, pictures as base64 in one of them.
+"""OFA's own pretraining files: tables of tab-separated columns without a header, pictures in base64.
 
-Page: https://github.com/OFA-Sys/OFA/blob/main/datasets.md and the readers in data/pretrain_data/unify_dataset.py.
-`vision_language_examples.tsv` has uniq_id, image, caption, question, refs or answer, objects, data set, type; `text_examples.tsv` uniq_id,
-text; `image_examples.tsv` uniq_id, image of 256 x 256 px, 256 codes of its centre; `detection_examples.tsv` uniq_id, image, objects. Lists
-are joined by `&&`, an answer stands behind its weight and `|!+`. Pictures come in the standard alphabet of base64 and in that of URLs.
-Beside them lies `negative_sample/`.
+Page: https://github.com/OFA-Sys/OFA/blob/main/datasets.md, and the section on pretraining of the README beside it. There are four tables:
+pictures with texts of three types, texts, pictures with codes of their middle, and pictures with objects. Only a line feed ends a row. A
+file is read in ranges of bytes, because such files are large; each range has the rows that begin in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
+import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.records import Caption, ImageRecord, Question, RecordError, TextRecord
+from ofa_jax.data.records import OBJECT_SEPARATOR, Caption, ImageRecord, Question, RecordError, TextRecord
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
-from ofa_jax.prepare.layouts.streams import CutOff, from_base64, lines
-from ofa_jax.prepare.storage import file_size, open_file
+from ofa_jax.prepare.layouts.ofa_negatives import read_answer_kinds
+from ofa_jax.prepare.layouts.streams import COMPRESSED, file_error, file_inputs, from_base64, record_error, spans, text_lines
 
-SEPARATOR, WEIGHT_SEPARATOR = "&&", "|!+"
-NUM_CODES, CODES_A_PICTURE = 8_192, 256
-_TYPES = {"caption": "caption", "qa": "question", "visual_grounding": "grounding"}  # of column 7 -> row kind
+WEIGHT_SEPARATOR = "|!+"  # between the weight of an answer and the answer
+_TYPES = ("caption", "qa", "visual_grounding")
+_IMAGE_PX, _NUM_CODES, _CODES = 256, 8_192, 256  # side of a picture with codes, codes there are, codes of its middle
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table(Layout):
-    """What the four files share. A file is read in parts of `part_bytes`, because one holds terabytes."""
+    """What the four tables share. The id of a record is its first column."""
 
     PAGE: ClassVar[str] = "https://github.com/OFA-Sys/OFA/blob/main/datasets.md"
     COLUMNS: ClassVar[tuple[str, ...]] = ()
 
-    file: str = ""
-    part_bytes: int = 1 << 30
+    pattern: str = "*.tsv"
     split: str = "train"
+    bytes_per_input: int = 512 << 20
 
     def inputs(self, gathered: Path) -> list[Input]:
-        del gathered
-        found = []
-        for path in required(self, self.file):
-            size = file_size(path)
-            if not size:
-                raise DataError(f"{path}: found an empty file, expected lines of {len(self.COLUMNS)} columns")
-            name = path.rpartition("/")[2].removesuffix(".tsv")
-            starts = range(0, size, self.part_bytes)
-            found += [
-                Input(f"{name}-{number:05d}", self.split, path, (start, min(start + self.part_bytes, size)))
-                for number, start in enumerate(starts)
-            ]
-        return found
+        if self.bytes_per_input < 1:
+            raise DataError(f"{self.dataset}: bytes_per_input: found {self.bytes_per_input}, expected 1 or more")
+        files = file_inputs(self, required(self, self.pattern), split=self.split, endings=(".tsv",))
+        if packed := next((file.path for file in files if file.path.endswith(COMPRESSED)), ""):
+            raise DataError(f"{packed}: found a compressed file, expected plain .tsv files, which can be read in ranges")
+        return [
+            dataclasses.replace(file, name=f"{file.name}-{part:05d}", span=span)
+            for file in files
+            for part, span in enumerate(spans(file.path, size=self.bytes_per_input))
+        ]
 
     def read(self, item: Input) -> Iterator[Found]:
-        first, end = item.span or (0, None)
-        try:
-            for number, line in lines(item.path, first=first, end=end):
-                yield from self._line(f"{item.name}/{number}", line)
-        except CutOff as error:
-            yield self._error(item.name, "(file)", str(error), f"{item.path} whole")
-
-    def _line(self, place: str, line: bytes) -> Iterator[Found]:
-        columns = line.split(b"\t")
-        if len(columns) != len(self.COLUMNS):
-            yield self._error(place, "(line)", f"{len(columns)} columns", f"{len(self.COLUMNS)}: {', '.join(self.COLUMNS)}")
-            return
-        texts: dict[str, str] = {}
-        for name, value in zip(self.COLUMNS, columns, strict=True):
-            if name == "image":
-                continue
+        if item.span == (0, 0):
+            yield file_error(self, item, "a file without rows")
+        for begin, line in text_lines(item.path, span=item.span):
+            place = f"{Path(item.path).name}@{begin}"  # the byte, because a range does not know its row numbers
             try:
-                texts[name] = value.decode()
-            except UnicodeDecodeError:
-                yield self._error(texts.get("uniq_id", place), name, f"{value[:40]!r}", "text in UTF-8")
-                return
-        # An id need not be unique in the official files, as one picture has several lines: its place is.
-        record = f"{place}/{texts['uniq_id']}"
-        image = b""
-        if "image" in self.COLUMNS and self._wanted(texts):
-            try:
-                image = from_base64(columns[self.COLUMNS.index("image")])
-            except ValueError as error:
-                found, _, expected = str(error).removeprefix("found ").rpartition(", expected ")
-                yield self._error(record, "image", found, expected, "image")
-                return
-        try:
-            yield from self._records(record, texts, image)
-        except _Wrong as wrong:
-            yield self._error(record, *wrong.args)
+                cells = self._cells(place, line)
+                yield from self.row_records(cells)
+            except RecordError as error:
+                yield error
 
-    def _wanted(self, texts: dict[str, str]) -> bool:
-        del texts
-        return True
+    def _cells(self, place: str, line: bytes) -> list[str]:
+        try:
+            cells = line.decode().split("\t")
+        except UnicodeDecodeError as error:
+            self.fail(place, "schema", "(row)", f"bytes that are no UTF-8 ({error.reason} at {error.start})", "UTF-8")
+        if len(cells) != len(self.COLUMNS):
+            self.fail(place, "schema", "(row)", f"{len(cells)} columns", f"{len(self.COLUMNS)}: {', '.join(self.COLUMNS)}")
+        if not cells[0].strip():
+            self.fail(place, "schema", self.COLUMNS[0], repr(cells[0]), "an id")
+        return cells
 
     @abstractmethod
-    def _records(self, record: str, texts: dict[str, str], image: bytes) -> Iterator[Found]:
-        """Yields what a line gives. Raises `_Wrong`."""
+    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+        """Yields what one row gives, none for a row that belongs to another data set. Raises `RecordError` where that is all of it."""
 
-    def _error(self, record: str, field: str, found: str, expected: str, reason: str = "schema") -> RecordError:
-        return RecordError(dataset=self.dataset, record=record, reason=reason, field=field, found=found, expected=expected)
+    def image(self, record: str, text: str) -> bytes:
+        """Returns the picture of a row. Raises `RecordError`."""
+        try:
+            return from_base64(text)
+        except ValueError as error:
+            found, _, expected = str(error).removeprefix("found ").rpartition(", expected ")
+            self.fail(record, "image", "image", found, expected)
 
-
-class _Wrong(Exception):
-    """A column that is not what it should be: field, found, expected."""
+    def box(self, record: str, field: str, numbers: Sequence[str]) -> list[float]:
+        """Returns four numbers. Raises `RecordError`."""
+        try:
+            values = [float(number) for number in numbers]
+        except ValueError:
+            values = []
+        if len(values) != 4:
+            self.fail(record, "schema", field, repr(",".join(numbers)[:80]), "x0,y0,x1,y1")
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
-class OfaPairs(_Table):
-    """`vision_language_examples.tsv`; a data set holds one kind of row, so lines of other types belong to other data sets."""
+class OfaVisionLanguage(_Table):
+    """Rows of one type of `vision_language*.tsv`; those of other types belong to other data sets.
+
+    The weight of an answer becomes the question's confidence; of several answers the one of the largest weight stays, the first of equals.
+    """
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "image", "caption", "question", "refs", "gt_objects", "dataset_name", "type")
 
-    file: str = "vision_language_examples.tsv"
-    type: Literal["caption", "qa", "visual_grounding"] = "caption"
-    dataset_name: str = ""  # of column 6; empty: all
+    pattern: str = "vision_language*.tsv"
+    row: Literal["caption", "qa", "visual_grounding"] = "caption"
+    names: tuple[str, ...] = ()  # values of dataset_name whose rows are taken; empty: all
+    answer_kinds: str = ""  # a type2ans.json: kinds of questions, by which negative answers are drawn; empty: all are "other"
 
-    def _wanted(self, texts: dict[str, str]) -> bool:
-        return texts["type"] == self.type and self.dataset_name in ("", texts["dataset_name"])
-
-    def _records(self, record: str, texts: dict[str, str], image: bytes) -> Iterator[Found]:
-        if texts["type"] not in _TYPES:
-            raise _Wrong("type", repr(texts["type"]), ", ".join(_TYPES))
-        if not self._wanted(texts):
+    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+        record, image, caption, question, refs, objects, name, kind = cells
+        kind = kind.rstrip("\r")  # of a file with the line ends of Windows
+        if kind not in _TYPES:
+            self.fail(record, "schema", "type", repr(kind[:40]), ", ".join(_TYPES))
+        if kind != self.row or (self.names and name not in self.names):
             return
-        objects = tuple(word for word in texts["gt_objects"].split(SEPARATOR) if word.strip())
-        if self.type == "caption":
-            item = Annotated(record, "", captions=(Caption(texts["caption"], objects),))
-        elif self.type == "qa":
-            answer, weight = best_answer(texts["refs"])
-            item = Annotated(record, "", questions=(Question(texts["question"], answer, weight),))
+        said = Annotated(record, "image")
+        if kind == "caption":
+            words = tuple(word for word in objects.split(OBJECT_SEPARATOR) if word.strip())
+            said = dataclasses.replace(said, captions=(Caption(caption, words),))
+        elif kind == "qa":
+            answer, weight = self._best_answer(record, refs)
+            kinds = _answer_kinds(self.answer_kinds) if self.answer_kinds else {}
+            said = dataclasses.replace(said, questions=(Question(question, answer, weight, kinds.get(answer, "other")),))
         else:
-            item = Annotated(record, "", regions=((texts["caption"], _numbers("refs", texts["refs"])),))
-        yield from checked_record(self, item, image)
+            said = dataclasses.replace(said, regions=((caption, self.box(record, "refs", refs.strip().split(","))),))
+        yield from checked_record(self, said, self.image(record, image))
+
+    def _best_answer(self, record: str, refs: str) -> tuple[str, float]:
+        answers: dict[str, float] = {}
+        for entry in refs.split(OBJECT_SEPARATOR):
+            weight, separator, answer = entry.partition(WEIGHT_SEPARATOR)
+            try:
+                answers[answer] = float(weight)
+            except ValueError:
+                separator = ""
+            if not separator or not math.isfinite(answers[answer]):
+                self.fail(record, "schema", "refs", repr(entry[:80]), f"a weight, {WEIGHT_SEPARATOR} and an answer")
+        best = max(answers, key=lambda answer: answers[answer])
+        return best, answers[best]
+
+
+@functools.lru_cache(maxsize=4)
+def _answer_kinds(path: str) -> dict[str, str]:
+    return read_answer_kinds(path)
 
 
 @dataclasses.dataclass(frozen=True)
-class OfaTexts(_Table):
-    """`text_examples.tsv`."""
+class OfaText(_Table):
+    """Rows of `text*.tsv`."""
 
     KIND: ClassVar[Literal["image", "text"]] = "text"
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "text")
 
-    file: str = "text_examples.tsv"
+    pattern: str = "text*.tsv"
 
-    def _records(self, record: str, texts: dict[str, str], image: bytes) -> Iterator[Found]:
-        if not texts["text"].strip():
-            raise _Wrong("text", repr(texts["text"][:40]), "at least one word", "empty_text")
-        yield TextRecord(record, self.dataset, texts["text"])
+    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+        record, text = cells
+        if not text.strip():
+            self.fail(record, "empty_text", "text", repr(text[:60]), "at least one word")
+        yield TextRecord(record, self.dataset, text)
 
 
 @dataclasses.dataclass(frozen=True)
 class OfaImages(_Table):
-    """`image_examples.tsv`: its records hold their codes."""
+    """Rows of `image*.tsv`: pictures of 256 x 256 pixels with the 256 codes of their middle."""
 
-    COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "image", "code")
-    NUM_CODES: ClassVar[int] = NUM_CODES
+    NUM_CODES: ClassVar[int] = _NUM_CODES
+    COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "image", "image-code")
 
-    file: str = "image_examples.tsv"
+    pattern: str = "image*.tsv"
 
-    def _records(self, record: str, texts: dict[str, str], image: bytes) -> Iterator[Found]:
-        written = texts["code"].split()
-        if len(written) != CODES_A_PICTURE or not all(code.isascii() and code.isdigit() for code in written):
-            raise _Wrong("code", f"{len(written)} words starting with {texts['code'][:20]!r}", f"{CODES_A_PICTURE} integers")
-        codes = np.array(written, np.int32)
-        if codes.max() >= NUM_CODES:
-            raise _Wrong("code", str(codes.max()), f"0 to {NUM_CODES - 1}", "token_range")
-        for found in checked_record(self, Annotated(record, ""), image):
-            yield dataclasses.replace(found, codes=codes) if isinstance(found, ImageRecord) else found
+    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+        record, image, listed = cells
+        try:
+            codes = [int(code) for code in listed.split()]
+        except ValueError:
+            self.fail(record, "schema", "image-code", repr(listed[:60]), f"{_CODES} integers")
+        if len(codes) != _CODES:
+            self.fail(record, "schema", "image-code", f"{len(codes)} codes", f"{_CODES}")
+        if min(codes) < 0 or max(codes) >= _NUM_CODES:
+            self.fail(record, "token_range", "image-code", f"codes from {min(codes)} to {max(codes)}", f"0 to {_NUM_CODES - 1}")
+        for found in checked_record(self, Annotated(record, "image"), self.image(record, image)):
+            if isinstance(found, ImageRecord):
+                if (found.width, found.height) != (_IMAGE_PX, _IMAGE_PX):
+                    self.fail(record, "image", "image", f"{found.width}x{found.height} pixels", f"{_IMAGE_PX}x{_IMAGE_PX}")
+                found = dataclasses.replace(found, codes=np.array(codes, np.int32))
+            yield found
 
 
 @dataclasses.dataclass(frozen=True)
 class OfaDetection(_Table):
-    """`detection_examples.tsv`."""
+    """Rows of `detection*.tsv`: pictures with `x0,y0,x1,y1,cat_id,cat_name` joined by `&&`; the number of the category is not used."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "image", "label")
 
-    file: str = "detection_examples.tsv"
+    pattern: str = "detection*.tsv"
 
-    def _records(self, record: str, texts: dict[str, str], image: bytes) -> Iterator[Found]:
-        objects = []
-        for written in filter(None, texts["label"].split(SEPARATOR)):
-            values = written.split(",", 5)  # the name may hold commas
-            if len(values) != 6:
-                raise _Wrong("label", repr(written[:60]), "x0,y0,x1,y1,number,name")
-            objects.append((values[5], _numbers("label", ",".join(values[:4]))))
-        yield from checked_record(self, Annotated(record, "", objects=objects), image)
-
-
-def best_answer(refs: str) -> tuple[str, float]:
-    """Returns the answer of the largest weight in `weight|!+answer&&...` and that weight; the first of equal ones."""
-    best: tuple[str, float] | None = None
-    for written in refs.split(SEPARATOR):
-        weight, separator, answer = written.partition(WEIGHT_SEPARATOR)
-        try:
-            value = float(weight) if separator else None
-        except ValueError:
-            value = None
-        if value is None:
-            raise _Wrong("refs", repr(written[:60]), f"weight{WEIGHT_SEPARATOR}answer")
-        if best is None or value > best[1]:
-            best = answer, value
-    assert best is not None, refs
-    return best
-
-
-def _numbers(field: str, text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(value) for value in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 4:
-        raise _Wrong(field, repr(text[:60]), "four numbers x0,y0,x1,y1")
-    return values
-
-
-def read_negative_samples(folder: str) -> dict[str, Any]:
-    """Returns what wrong captions and answers are drawn from, as `negatives.json` has it, from the three files of `negative_sample/`.
-
-    Blank lines are dropped. Raises `DataError` for a file that is missing or is not what it should be.
-    """
-
-    def read(name: str) -> str:
-        path = f"{folder.rstrip('/')}/{name}"
-        try:
-            with open_file(path) as file:
-                return file.read().decode()
-        except FileNotFoundError:
-            raise DataError(f"{path}: found no such file, expected the negative samples of OFA's release") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: found bytes that are no text ({error}), expected UTF-8") from None
-
-    try:
-        answers = json.loads(read("type2ans.json"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{folder}/type2ans.json: found no JSON ({error}), expected an object of lists of answers") from None
-    whole = isinstance(answers, dict) and all(isinstance(v, list) and all(isinstance(a, str) for a in v) for v in answers.values())
-    if not whole or "other" not in answers:
-        raise DataError(f"{folder}/type2ans.json: found {str(answers)[:60]!r}, expected an object of lists of answers with the key other")
-    return {
-        "captions": [line for line in read("all_captions.txt").split("\n") if line.strip()],
-        "objects": [line for line in read("object.txt").split("\n") if line.strip()],
-        "answers": {kind: [answer for answer in values if answer.strip()] for kind, values in answers.items()},
-    }
+    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+        record, image, label = cells
+        objects: list[tuple[str, Sequence[float]]] = []
+        for number, entry in enumerate(label.rstrip("\r").split(OBJECT_SEPARATOR) if label.strip() else ()):
+            parts = entry.split(",", 5)  # a name may hold commas
+            field = f"label[{number}]"
+            if len(parts) != 6:
+                yield record_error(self, record, field=field, found=repr(entry[:80]), expected="x0,y0,x1,y1,cat_id,cat_name")
+                continue
+            try:
+                objects.append((parts[5], self.box(record, field, parts[:4])))
+            except RecordError as error:
+                yield error
+        if not objects:
+            self.fail(record, "empty", "label", repr(label[:60]), "at least one object")
+        yield from checked_record(self, Annotated(record, "image", objects=objects), self.image(record, image))

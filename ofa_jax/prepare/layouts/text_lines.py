@@ -1,7 +1,7 @@
-"""A corpus of documents as JSON lines, compressed or not: the Pile and what is made like it.
+"""A corpus of texts, one JSON object a line, in compressed files: the Pile and what is stored like it.
 
-Page: https://pile.eleuther.ai (Gao et al. 2020, arXiv 2101.00027). Every line of `00.jsonl.zst`, ... is an object with the document in
-"text" and the name of its part in "meta"."pile_set_name".
+Page: https://pile.eleuther.ai (arXiv 2101.00027). Each line of a `.jsonl.zst` has `text`, one document, and `meta` with
+`pile_set_name`, the part of the corpus that it is from.
 """
 
 from __future__ import annotations
@@ -10,77 +10,97 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import RecordError, TextRecord
 from ofa_jax.prepare.layouts.base import Found, Input, Layout, required
-from ofa_jax.prepare.layouts.streams import CutOff, lines, stem
+from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, text_lines
+
+_ENDINGS = (".jsonl.zst", ".jsonl.gz", ".jsonl")
+_WORD_CHARS = 40  # a place between words is looked for in at least so many characters
 
 
 @dataclasses.dataclass(frozen=True)
 class TextLines(Layout):
-    """Each file is one input. A document becomes passages of at most `max_characters`, cut at white space, because a task reads the first
-    512 tokens only; a passage's id is `<file>/<line>/<number>`."""
+    """Each file is one input; a document becomes one or more records `<name of the file>/<line>/<piece>`, counted from 1 and 0."""
 
     KIND: ClassVar[Literal["image", "text"]] = "text"
     PAGE: ClassVar[str] = "https://pile.eleuther.ai"
 
-    patterns: tuple[str, ...] = ("**/*.jsonl.zst", "**/*.jsonl.gz", "**/*.jsonl")
-    field: str = "text"
-    keep_sets: tuple[str, ...] = ()  # of "meta"."pile_set_name"; empty: all
-    drop_sets: tuple[str, ...] = ()
-    max_characters: int = 2_400  # some 512 tokens of English, of which 256 are read
-    min_characters: int = 64  # shorter passages are left out: they are ends of documents
+    pattern: str = ""  # empty: every .jsonl, .jsonl.gz and .jsonl.zst
     split: str = "train"
+    field: str = "text"
+    include: tuple[str, ...] = ()  # names of parts (meta.pile_set_name) that are taken; empty: all
+    exclude: tuple[str, ...] = ()  # names of parts that are not
+    max_chars_per_record: int = 4_000  # a longer document is cut between words: the task reads 512 tokens of a record at most
 
     def inputs(self, gathered: Path) -> list[Input]:
-        del gathered
-        root = self.source.rstrip("/")
-        return [Input(path.removeprefix(root).strip("/").replace("/", "_"), self.split, path) for path in required(self, *self.patterns)]
+        if self.max_chars_per_record < _WORD_CHARS:
+            raise DataError(f"{self.dataset}: max_chars_per_record: found {self.max_chars_per_record}, expected {_WORD_CHARS} or more")
+        patterns = (self.pattern,) if self.pattern else tuple(f"**/*{ending}" for ending in _ENDINGS)
+        return file_inputs(self, required(self, *patterns), split=self.split, endings=_ENDINGS)
 
     def read(self, item: Input) -> Iterator[Found]:
-        name = stem(item.name)
-        number = -1
+        number = 0
         try:
-            for number, line in lines(item.path):
-                yield from self._document(f"{name}/{number}", line)
-        except CutOff as error:
-            yield self._error(f"{name}/{number + 1}", "(file)", str(error), f"{item.path} whole")
+            for number, (_, line) in enumerate(text_lines(item.path), 1):
+                record = f"{item.name}/{number}"
+                try:
+                    document = self._document(record, line)
+                except RecordError as error:
+                    yield error
+                    continue
+                for piece, text in enumerate(cut_text(document, self.max_chars_per_record)):
+                    yield TextRecord(f"{record}/{piece}", self.dataset, text)
+        except Damaged as error:
+            yield file_error(self, item, f"{error}, {number} whole lines before it")
+            return
+        if not number:
+            yield file_error(self, item, "a file without lines")
 
-    def _error(self, record: str, field: str, found: str, expected: str, reason: str = "schema") -> RecordError:
-        return RecordError(dataset=self.dataset, record=record, reason=reason, field=field, found=found, expected=expected)
-
-    def _document(self, record: str, line: bytes) -> Iterator[Found]:
+    def _document(self, record: str, line: bytes) -> str:
+        """Returns the text of one line; "" where its part is not wanted. Raises `RecordError`."""
         try:
-            document = json.loads(line)
-            text = document[self.field]
-            if not isinstance(text, str):
-                raise KeyError(self.field)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            yield self._error(record, "(line)", f"{line[:40]!r} ({error})", "an object as JSON in UTF-8")
-            return
-        except (KeyError, TypeError):
-            found = ", ".join(document) if isinstance(document, dict) else type(document).__name__
-            yield self._error(record, self.field, f"a line with {found or 'nothing'}", f"a text in field {self.field}")
-            return
-        if self.keep_sets or self.drop_sets:
-            meta = document.get("meta")
-            part = meta.get("pile_set_name", "") if isinstance(meta, dict) else ""
-            if (self.keep_sets and part not in self.keep_sets) or part in self.drop_sets:
-                return  # of another part of the corpus than was asked for
+            raw: Any = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            self.fail(record, "schema", "(line)", f"bytes that are no UTF-8 ({error.reason} at {error.start})", "JSON in UTF-8")
+        except (ValueError, RecursionError) as error:
+            self.fail(record, "schema", "(line)", f"{line[:40]!r} ({error})", "a JSON object")
+        if not isinstance(raw, dict):
+            self.fail(record, "schema", "(line)", f"{type(raw).__name__} {line[:40]!r}", "a JSON object")
+        if self.include or self.exclude:
+            meta = raw.get("meta")
+            name = meta.get("pile_set_name") if isinstance(meta, dict) else None
+            if not isinstance(name, str):
+                self.fail(record, "schema", "meta.pile_set_name", repr(name), "the name of a part, by which some are included or excluded")
+            if (self.include and name not in self.include) or name in self.exclude:
+                return ""
+        text = raw.get(self.field)
+        if not isinstance(text, str):
+            found = f"{text!r:.60} in an object of {', '.join(map(str, raw)) or 'no fields'}"
+            self.fail(record, "schema", self.field, found, "a text")
         if not text.strip():
-            yield self._error(record, self.field, repr(text[:40]), "at least one word", "empty_text")
-        for number, passage in enumerate(self._passages(text)):
-            yield TextRecord(f"{record}/{number}", self.dataset, passage)
+            self.fail(record, "empty_text", self.field, f"{text!r:.60}", "at least one word")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            self.fail(record, "schema", self.field, f"half of a surrogate pair at character {error.start}", "text that UTF-8 can hold")
+        return text
 
-    def _passages(self, text: str) -> Iterator[str]:
-        start = 0
-        while start < len(text):
-            end = start + self.max_characters
-            if end < len(text):
-                end = max((text.rfind(space, start, end) for space in " \n\t"), default=-1)
-                end = end if end > start else start + self.max_characters
-            passage = text[start:end].strip()
-            if passage and (len(passage) >= self.min_characters or start == 0):
-                yield passage
-            start = end
+
+def cut_text(text: str, size: int) -> Iterator[str]:
+    """Yields pieces of at most `size` characters that together are the text. They end after white space where there is any in the piece;
+    pieces of white space alone are left out."""
+    begin = 0
+    while begin < len(text):
+        end = begin + size
+        if end < len(text):
+            at = end
+            while at > begin and not text[at - 1].isspace():
+                at -= 1
+            end = at if at > begin else end
+        piece = text[begin:end]
+        if not piece.isspace():
+            yield piece
+        begin = end

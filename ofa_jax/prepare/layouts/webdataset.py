@@ -1,104 +1,127 @@
 """Tar files of pictures with captions as img2dataset writes them: CC3M, CC12M, SBU and the subset of YFCC100M.
 
-Page: https://github.com/rom1504/img2dataset ("webdataset" output). A tar holds up to 10,000 samples; the members of one are neighbours with
-one stem, the sample's key: `000123456.jpg` (or png, webp), `000123456.txt`, the caption, and `000123456.json` with its url, caption, status
-and sizes. Beside a tar lie `<stem>.parquet` and `<stem>_stats.json`, which repeat that and are not read.
+Pages: https://github.com/rom1504/img2dataset (its output format "webdataset"), https://github.com/webdataset/webdataset. The members of
+one sample are neighbours in the tar and have one key: `000123456.jpg` (or png, webp), its caption `000123456.txt`, and `000123456.json`
+with key, url, caption, status and sizes. The `.parquet` and `_stats.json` beside a tar repeat that, and list what was not downloaded;
+they are not read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
-from ofa_jax.data.records import Caption, RecordError
+from ofa_jax.data.records import Caption
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
+from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, record_error, tar_members
 from ofa_jax.prepare.storage import open_file
 
-_PICTURES = ("jpg", "jpeg", "png", "webp")
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # a GIF is kept where it is one still picture
 
 
 @dataclasses.dataclass(frozen=True)
 class WebDataset(Layout):
-    """Each tar below `source` is one input; a record's id is `<tar's stem>/<key>`."""
+    """Each tar below `source` is one input; the id of a record is `<name of the tar>/<key>`."""
 
     PAGE: ClassVar[str] = "https://github.com/rom1504/img2dataset"
 
     pattern: str = "**/*.tar"
+    split: str = "train"
     captions: bool = True  # False: pictures alone, for image infilling
     caption_field: str = ""  # of the .json; empty: the .txt
-    split: str = "train"
 
     def inputs(self, gathered: Path) -> list[Input]:
-        del gathered
-        root = self.source.rstrip("/")
-        paths = required(self, self.pattern)
-        # Tars of different folders may have one stem: the path below the source names the input.
-        return [Input(path.removeprefix(root).strip("/").removesuffix(".tar").replace("/", "_"), self.split, path) for path in paths]
+        return file_inputs(self, required(self, self.pattern), split=self.split, endings=(".tar",))
 
     def read(self, item: Input) -> Iterator[Found]:
+        key = ""
+        sample: dict[str, bytes] = {}
         with open_file(item.path) as file:
-            sample: dict[str, bytes] = {}
-            key, end = "", 0
             try:
-                with tarfile.open(fileobj=file, mode="r|") as tar:
-                    for member in tar:
-                        if not member.isfile():
-                            continue
-                        stem, _, ending = PurePosixPath(member.name).name.partition(".")
-                        if stem != key:
-                            yield from self._sample(item, key, sample)
-                            key, sample = stem, {}
-                        opened = tar.extractfile(member)
-                        assert opened is not None, member.name
-                        sample[ending.lower()] = opened.read()
-                        end = member.offset_data + member.size
-            except (tarfile.ReadError, EOFError) as error:
-                # The sample that was being read may lack a member: what is known to be whole was given already.
-                yield self._error(
-                    f"{item.name}/{key or '(start)'}", "(file)", f"a tar that ends after byte {end} ({error})", f"{item.path} whole"
-                )
+                for name, content in tar_members(file):
+                    folder, _, member = name.removeprefix("./").rpartition("/")
+                    stem, _, ending = member.partition(".")  # as the library does: "a.seg.png" is the member "seg.png" of "a"
+                    found = f"{folder}/{stem}".lstrip("/")
+                    if found != key:
+                        yield from self._sample(item, key, sample)
+                        key, sample = found, {}
+                    sample[ending.lower()] = content
+            except Damaged as error:
+                # What the last sample lacks lay behind the cut: the error of the file names it then.
+                if self._is_whole(sample):
+                    yield from self._sample(item, key, sample)
+                    yield file_error(self, item, str(error))
+                else:
+                    yield file_error(self, item, str(error), last=f"{item.name}/{key}" if key else "")
                 return
-            yield from self._sample(item, key, sample)
+        if not key:
+            yield file_error(self, item, "a tar without files")
+        yield from self._sample(item, key, sample)
 
-    def _error(self, record: str, field: str, found: str, expected: str) -> RecordError:
-        reason = "image" if field == "image" else "schema"
-        return RecordError(dataset=self.dataset, record=record, reason=reason, field=field, found=found, expected=expected)
+    def _is_whole(self, sample: Mapping[str, bytes]) -> bool:
+        return any(name in sample for name in PICTURES) and (not self.captions or ("json" if self.caption_field else "txt") in sample)
 
-    def _sample(self, item: Input, key: str, sample: dict[str, bytes]) -> Iterator[Found]:
+    def _sample(self, item: Input, key: str, sample: Mapping[str, bytes]) -> Iterator[Found]:
         """Yields what one sample gives: errors, and at most one record."""
         if not sample:
             return
         record = f"{item.name}/{key}"
-        image = next((sample[ending] for ending in _PICTURES if ending in sample), None)
-        if image is None:
-            found = "members " + ", ".join(sorted(sample)) + (f", status {status}" if (status := _status(sample)) else "")
-            yield self._error(record, "image", found, "a member " + ", ".join(_PICTURES))
+        image = next((sample[ending] for ending in PICTURES if ending in sample), None)
+        status = _metadata(sample).get("status", "success")
+        if image is None or status != "success":
+            found = f"members {', '.join(sorted(sample))}" + ("" if status == "success" else f" and the status {status!r}")
+            expected = f"a picture ({', '.join(PICTURES)})"
+            yield record_error(self, record, reason="image", field="image", found=found, expected=expected)
             return
         captions: tuple[Caption, ...] = ()
         if self.captions:
+            field = f"json/{self.caption_field}" if self.caption_field else "txt"
             try:
-                captions = (Caption(self._caption(sample)),)
-            except (UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
-                what = f".json field {self.caption_field}" if self.caption_field else ".txt"
-                found = "none" if isinstance(error, KeyError) else f"bytes that are no text ({error})"
-                yield self._error(record, what, found, "a caption in UTF-8")
+                text = _caption(sample, self.caption_field)
+            except ValueError as error:
+                yield record_error(self, record, field=field, found=str(error), expected="a caption in UTF-8")
                 return
-        yield from checked_record(self, Annotated(record, item.path, captions=captions), image)
-
-    def _caption(self, sample: dict[str, bytes]) -> str:
-        if not self.caption_field:
-            return sample["txt"].decode()
-        value = json.loads(sample["json"])[self.caption_field]
-        return value if isinstance(value, str) else ""
+            captions = (Caption(text),)
+        yield from checked_record(self, Annotated(record, key, captions=captions), image)
 
 
-def _status(sample: dict[str, bytes]) -> str:
-    """Returns what img2dataset says of a sample that it did not download; "" where it says nothing."""
+def _caption(sample: Mapping[str, bytes], field: str) -> str:
+    """Returns the caption of a sample. Raises ValueError with what was found instead."""
+    member = "json" if field else "txt"
+    if member not in sample:
+        raise ValueError(f"members {', '.join(sorted(sample))}")
     try:
-        return str(json.loads(sample.get("json", b"{}")).get("status", ""))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        return ""
+        text = sample[member].decode()
+        if not field:
+            return text.strip()
+        raw = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"bytes that are no UTF-8 ({error.reason} at {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a .json that does not parse ({error})") from error
+    value = raw.get(field) if isinstance(raw, dict) else None
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:60]!r} of fields {', '.join(raw) if isinstance(raw, dict) else '(no object)'}")
+    if not _is_utf8(value):
+        raise ValueError(f"half of a surrogate pair in {value[:60]!a}")
+    return value.strip()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _metadata(sample: Mapping[str, bytes]) -> dict[str, Any]:
+    """Returns what the .json says; nothing where there is none or it does not parse: a picture with its .txt needs none."""
+    try:
+        raw = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

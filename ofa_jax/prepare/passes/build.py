@@ -15,6 +15,7 @@ import numpy as np
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import SCHEMA_VERSION, load_json
 from ofa_jax.prepare.layouts.base import Input, Progress
+from ofa_jax.prepare.layouts.ofa_negatives import read_negatives
 from ofa_jax.prepare.manifest import is_done, options_hash, write_json
 from ofa_jax.prepare.passes.decide import decide, load_plan, match_input
 from ofa_jax.prepare.passes.index import index_input
@@ -120,7 +121,8 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
     notes = {split: [load_json(files.shard_note(shard["file"])) for shard in shards] for split, shards in plan["splits"].items()}
     for split, of_split in notes.items():
         _join_lengths([files.shard_lengths(note["file"]) for note in of_split], files.lengths(split))
-    write_json(files.folder / "negatives.json", _negatives(inputs, files))
+    negatives = read_negatives(options.negatives) if options.negatives else _negatives(inputs, files)
+    write_json(files.folder / "negatives.json", negatives)
     _write_tfds_files(files.folder, notes, options)
     histograms: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for note in notes.get("train", next(iter(notes.values()))):

@@ -35,6 +35,7 @@ class BuildOptions:
     jpeg_quality: int = 95  # of pictures that are resized; others keep their bytes
     drop_duplicates: bool = True  # records whose picture and annotations equal those of an earlier one
     against: tuple[str, ...] = ()  # prepared "dataset/split" whose pictures must not occur: the leakage filter
+    negatives: str = ""  # a folder of OFA's negative samples, instead of what the data set itself offers
     leak_bits: int = 48  # of 256 that a perceptual hash may differ by from one of a picture in `against`
 
     def to_json(self) -> dict[str, Any]:

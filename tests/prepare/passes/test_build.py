@@ -79,8 +79,8 @@ def built(source, tmp_path_factory) -> tuple[Path, list[str]]:
 
 LEFT_OUT = {
     "00000/000000003": ("index", "image", "does not decode"),
-    "00000/000000005": ("read", "image", "members json, status failed_to_download"),
-    "00001/000010002": ("read", "schema", "no text"),
+    "00000/000000005": ("read", "image", "members json and the status 'failed_to_download'"),
+    "00001/000010002": ("read", "schema", "bytes that are no UTF-8"),
     "00001/000010004": ("read", "empty", "no usable annotation"),
     "00002/000020006": ("decide", "duplicate_content", "the picture and annotations of 00000/000000001 in 00000"),
 }
@@ -190,7 +190,7 @@ def test_a_truncated_tar_gives_its_whole_samples_and_says_where_it_ends(source, 
     (own / "00001.tar").write_bytes(data[: len(data) // 2])
     folder, _ = run(own, tmp_path)
     listed = rejects(folder)
-    ends = [line for line in listed.values() if "a tar that ends after byte" in line["found"]]
+    ends = [line for line in listed.values() if "a tar that is cut or damaged after byte" in line["found"]]
     assert len(ends) == 1 and ends[0]["input"] == "00001" and "00001.tar whole" in ends[0]["expected"]
     kept = load_json(folder / "manifest.json")["splits"]["train"]["records"]
     assert 31 - 10 < kept < 31

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.data.records import ImageRecord
+from ofa_jax.prepare.layouts.image_folders import ImageFolders
+from tests.prepare.layouts.fixtures.reading import errors, ids, records, sentences
+from tests.prepare.layouts.fixtures.streamed import jpeg, strange_pictures, write_image_folders, write_tar
+
+
+@pytest.mark.parametrize("tars", [True, False])
+def test_each_class_is_an_input_of_pictures_alone(tmp_path: Path, tars: bool) -> None:
+    written = write_image_folders(tmp_path, tars=tars)
+    (tmp_path / "words.txt").write_text("n01440764\ttench\n")
+    layout = ImageFolders(str(tmp_path), "imagenet21k")
+    assert records(layout) == {name: ImageRecord(name, "imagenet21k", image, 40, 30) for name, image in written.items()}
+    assert [item.name for item in layout.inputs(tmp_path)] == ["n01440764", "n02119789"]
+
+
+def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "n1" / "more").mkdir(parents=True)
+    (tmp_path / "n1" / "more" / "deep.jpg").write_bytes(jpeg())
+    (tmp_path / "n1" / "list.csv").write_text("")
+    for name, (content, _) in strange_pictures().items():
+        (tmp_path / "n1" / f"{name}.jpg").write_bytes(content)
+    layout = ImageFolders(str(tmp_path), "own")
+    usable = {name: good for name, (_, good) in strange_pictures().items()}
+    assert set(ids(layout)) == {f"n1/{name}.jpg" for name, good in usable.items() if good} | {"n1/more/deep.jpg"}
+    assert {error.record for error in errors(layout)} == {f"n1/{name}.jpg" for name, good in usable.items() if not good}
+    assert {error.reason for error in errors(layout)} == {"image"}
+
+
+def test_cut_empty_and_missing_files_are_named(tmp_path: Path) -> None:
+    layout = ImageFolders(str(tmp_path), "own")
+    with pytest.raises(DataError, match=r"own: found no \*\.tar and no folders in .*, expected them as https://image-net.org"):
+        layout.inputs(tmp_path)
+    write_tar(tmp_path / "n1.tar", [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))])
+    path = tmp_path / "n1.tar"
+    path.write_bytes(path.read_bytes()[: 512 + len(jpeg(1)) + 900])
+    (tmp_path / "n2").mkdir()
+    assert ids(layout) == ["n1/a.jpg"]
+    cut, empty = sentences(layout)
+    assert cut.startswith(f"own record n1: field (file): found a tar that is cut or damaged after byte {512 + len(jpeg(1))} (")
+    assert cut.endswith(f"1 whole pictures before it, expected {path} whole")
+    assert empty.startswith("own record n2: field (file): found no file that ends in .jpg")
