@@ -21,7 +21,7 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import OBJECT_SEPARATOR, Caption, ImageRecord, Question, RecordError, TextRecord
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
 from ofa_jax.prepare.layouts.ofa_negatives import read_answer_kinds
-from ofa_jax.prepare.layouts.streams import COMPRESSED, file_error, file_inputs, from_base64, record_error, spans, text_lines
+from ofa_jax.prepare.layouts.streams import COMPRESSED, file_error, file_inputs, from_base64, record_error, relative_path, spans, text_lines
 
 WEIGHT_SEPARATOR = "|!+"  # between the weight of an answer and the answer
 _TYPES = ("caption", "qa", "visual_grounding")
@@ -30,7 +30,8 @@ _IMAGE_PX, _NUM_CODES, _CODES = 256, 8_192, 256  # side of a picture with codes,
 
 @dataclasses.dataclass(frozen=True)
 class _Table(Layout):
-    """What the four tables share. The id of a record is its first column."""
+    """What the four tables share. The id of a record is `<file>@<first byte of its row>/<uniq_id>`, because rows of one picture may share
+    their uniq_id, and is the same whatever the ranges."""
 
     PAGE: ClassVar[str] = "https://github.com/OFA-Sys/OFA/blob/main/datasets.md"
     COLUMNS: ClassVar[tuple[str, ...]] = ()
@@ -54,11 +55,12 @@ class _Table(Layout):
     def read(self, item: Input) -> Iterator[Found]:
         if item.span == (0, 0):
             yield file_error(self, item, "a file without rows")
+        file = relative_path(self.source, item.path).removesuffix(".tsv")
         for begin, line in text_lines(item.path, span=item.span):
-            place = f"{Path(item.path).name}@{begin}"  # the byte, because a range does not know its row numbers
+            place = f"{file}@{begin}"  # the byte, because a range does not know its row numbers
             try:
                 cells = self._cells(place, line)
-                yield from self.row_records(cells)
+                yield from self.row_records(f"{place}/{cells[0]}", cells)
             except RecordError as error:
                 yield error
 
@@ -74,7 +76,7 @@ class _Table(Layout):
         return cells
 
     @abstractmethod
-    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
+    def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
         """Yields what one row gives, none for a row that belongs to another data set. Raises `RecordError` where that is all of it."""
 
     def image(self, record: str, text: str) -> bytes:
@@ -110,8 +112,8 @@ class OfaVisionLanguage(_Table):
     names: tuple[str, ...] = ()  # values of dataset_name whose rows are taken; empty: all
     answer_kinds: str = ""  # a type2ans.json: kinds of questions, by which negative answers are drawn; empty: all are "other"
 
-    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
-        record, image, caption, question, refs, objects, name, kind = cells
+    def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
+        _, image, caption, question, refs, objects, name, kind = cells
         kind = kind.rstrip("\r")  # of a file with the line ends of Windows
         if kind not in _TYPES:
             self.fail(record, "schema", "type", repr(kind[:40]), ", ".join(_TYPES))
@@ -157,8 +159,8 @@ class OfaText(_Table):
 
     pattern: str = "text*.tsv"
 
-    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
-        record, text = cells
+    def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
+        _, text = cells
         if not text.strip():
             self.fail(record, "empty_text", "text", repr(text[:60]), "at least one word")
         yield TextRecord(record, self.dataset, text)
@@ -173,8 +175,8 @@ class OfaImages(_Table):
 
     pattern: str = "image*.tsv"
 
-    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
-        record, image, listed = cells
+    def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
+        _, image, listed = cells
         try:
             codes = [int(code) for code in listed.split()]
         except ValueError:
@@ -199,8 +201,8 @@ class OfaDetection(_Table):
 
     pattern: str = "detection*.tsv"
 
-    def row_records(self, cells: Sequence[str]) -> Iterator[Found]:
-        record, image, label = cells
+    def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
+        _, image, label = cells
         objects: list[tuple[str, Sequence[float]]] = []
         for number, entry in enumerate(label.rstrip("\r").split(OBJECT_SEPARATOR) if label.strip() else ()):
             parts = entry.split(",", 5)  # a name may hold commas

@@ -1,17 +1,55 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Box, Caption, DetectedObject, ImageRecord, Question, Region, TextRecord
+from ofa_jax.prepare.layouts.base import Layout
 from ofa_jax.prepare.layouts.ofa_negatives import read_answer_kinds, read_negatives
 from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaText, OfaVisionLanguage
-from tests.prepare.layouts.fixtures.reading import errors, found, ids, records, sentences
+from tests.prepare.layouts.fixtures import reading
+from tests.prepare.layouts.fixtures.reading import found
 from tests.prepare.layouts.fixtures.streamed import encoded, jpeg, strange_pictures, write_ofa_tsv, write_tsv
+
+# Places in the file are a test of their own; the others name rows by their uniq_id.
+
+
+def bare(text: str) -> str:
+    return re.sub(r"[\w.]+@\d+/", "", text)
+
+
+def records(layout: Layout) -> dict[str, Any]:
+    listed = reading.records(layout).values()
+    return {bare(one.record_id): dataclasses.replace(one, record_id=bare(one.record_id)) for one in listed}
+
+
+def ids(layout: Layout) -> list[str]:
+    return [bare(name) for name in reading.ids(layout)]
+
+
+def sentences(layout: Layout) -> list[str]:
+    return [bare(sentence) for sentence in reading.sentences(layout)]
+
+
+def faults(layout: Layout) -> list[tuple[str, str]]:
+    return [(bare(error.record), error.field) for error in reading.errors(layout)]
+
+
+def test_rows_that_share_an_id_are_told_apart_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("text.tsv", "more/text.tsv"):
+        write_tsv(tmp_path / name, [("7", "one"), ("7", "two"), ("8", " ")])
+    for size in (5, 1000):
+        layout = OfaText(str(tmp_path), "texts", pattern="**/text.tsv", bytes_per_input=size)
+        assert reading.ids(layout) == ["more/text@0/7", "more/text@6/7", "text@0/7", "text@6/7"]
+        assert [error.record for error in reading.errors(layout)] == ["more/text@12/8", "text@12/8"]
 
 
 def test_a_data_set_takes_the_rows_of_its_type(tmp_path: Path) -> None:
@@ -57,7 +95,7 @@ def test_ranges_of_bytes_hold_every_row_once(tmp_path: Path, end: str) -> None:
         inputs = layout.inputs(tmp_path)
         assert len(inputs) == -(-size // step) and len({item.name for item in inputs}) == len(inputs)
         listed = [one for item in inputs for one in layout.read(item)]
-        assert [(one.record_id, one.text) for one in listed] == rows
+        assert [(bare(one.record_id), one.text) for one in listed] == rows
 
 
 def test_rows_that_cannot_be_used_are_named_and_the_rest_kept(tmp_path: Path) -> None:
@@ -83,13 +121,13 @@ def test_rows_that_cannot_be_used_are_named_and_the_rest_kept(tmp_path: Path) ->
     said = sentences(layout)
     second = path.read_bytes().index(b"\n", 4) + 1
     assert said[:4] == [
-        "own record vision_language.tsv@0: field (row): found bytes that are no UTF-8 (invalid start byte at 2), expected UTF-8",
-        "own record vision_language.tsv@4: field (row): found 7 columns, "
+        "own record vision_language@0: field (row): found bytes that are no UTF-8 (invalid start byte at 2), expected UTF-8",
+        "own record vision_language@4: field (row): found 7 columns, "
         "expected 8: uniq_id, image, caption, question, refs, gt_objects, dataset_name, type",
-        f"own record vision_language.tsv@{second}: field uniq_id: found '', expected an id",
+        f"own record vision_language@{second}: field uniq_id: found '', expected an id",
         "own record c: field type: found 'ocr', expected caption, qa, visual_grounding",
     ]
-    assert [(error.record, error.field) for error in errors(layout)][4:] == [
+    assert faults(layout)[4:] == [
         ("d", "image"),
         ("e", "image"),
         ("f", "image"),
@@ -111,12 +149,12 @@ def test_answers_and_boxes_that_cannot_be_used_are_named(tmp_path: Path) -> None
     said = sentences(OfaVisionLanguage(str(tmp_path), "vqa", row="qa"))
     assert said[0] == "vqa record q0: field refs: found 'cat', expected a weight, |!+ and an answer"
     assert said[3] == "vqa record q3: field questions[0].confidence: found 2.0, expected more than 0 and at most 1"
-    assert {error.record for error in errors(OfaVisionLanguage(str(tmp_path), "vqa", row="qa"))} == {f"q{n}" for n in range(6)}
+    assert {record for record, _ in faults(OfaVisionLanguage(str(tmp_path), "vqa", row="qa"))} == {f"q{n}" for n in range(6)}
     grounding = OfaVisionLanguage(str(tmp_path), "vg", row="visual_grounding")
     said = sentences(grounding)
     assert said[1] == "vg record g1: field refs: found '1,2,3', expected x0,y0,x1,y1"
     assert said[3] == "vg record g3: field regions[0].box: found 5,5,5,9, expected at least half of an area within 40x30"
-    assert {error.record for error in errors(grounding)} == {f"g{n}" for n in range(6)} and ids(grounding) == []
+    assert {record for record, _ in faults(grounding)} == {f"g{n}" for n in range(6)} and ids(grounding) == []
 
 
 def test_codes_and_objects_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -135,7 +173,7 @@ def test_codes_and_objects_that_cannot_be_used_are_named(tmp_path: Path) -> None
     write_tsv(tmp_path / "detection.tsv", [(f"d{n}", small, label) for n, label in enumerate(labels)])
     (record,) = [one for one in found(OfaDetection(str(tmp_path), "objects")) if isinstance(one, ImageRecord)]
     assert record.objects == (DetectedObject("cat", Box(1, 2, 11, 12)),)
-    assert [(error.record, error.field) for error in errors(OfaDetection(str(tmp_path), "objects"))] == [
+    assert faults(OfaDetection(str(tmp_path), "objects")) == [
         ("d0", "label"),
         ("d1", "label[0]"),
         ("d1", "label"),
