@@ -66,6 +66,7 @@ def data_findings(data: DataConfig) -> Iterator[str]:
     yield from positive("data.prefetch", data.prefetch)
     yield from fraction("data.max_reject_fraction", data.max_reject_fraction, open_end=False)
     yield from at_least("data.reject_grace", data.reject_grace, 0)
+    yield from at_least("data.max_epochs", data.max_epochs, 0)
     if not data.blocks:
         yield "data.blocks: found none, expected at least one row block"
     names = [block.name for block in data.blocks]

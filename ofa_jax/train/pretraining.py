@@ -20,7 +20,7 @@ from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
 from ofa_jax.train.token_loss import COPIES
-from ofa_jax.train.token_objective import TokenObjective, code_rows, useful_tokens
+from ofa_jax.train.token_objective import TokenObjective, code_rows
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
@@ -49,7 +49,7 @@ class Pretraining(TokenObjective):
         loss, (stats, groups) = batch_loss(
             params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step
         )
-        return loss, LossReport(stats, groups, {"data/useful_tokens": useful_tokens(blocks)})
+        return loss, LossReport(stats, groups, {})
 
 
 def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
