@@ -206,7 +206,7 @@ class DataConfig:
     prefetch: int = 4  # batches made ahead
     max_reject_fraction: float = 0.01  # of the rows drawn so far, once `reject_grace` rows were drawn
     reject_grace: int = 1_000
-    max_epochs: float = 100.0  # a source that the run draws more often is warned of, at the start and when it happens; 0: none is
+    max_epochs: float = 1_000.0  # a source whose records the run draws more often is warned of, at the start and when it happens; 0: none
     write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
 
 
