@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
-
-if TYPE_CHECKING:
-    from ofa_jax.config.schema import RunConfig
-    from ofa_jax.data.pipeline import RowBuild
 
 EXIT_MISTAKE = 2
 
@@ -54,33 +49,30 @@ def _train(argv: list[str]) -> int:
 
     from ofa_jax.config.debug import uses_fixtures
     from ofa_jax.config.schema import VQGANRunConfig
-    from ofa_jax.data.pipeline import Pipeline
     from ofa_jax.data.quarantine import Quarantine
-    from ofa_jax.data.records import open_records
+    from ofa_jax.data.usage import Usage
     from ofa_jax.tasks.table import TASK_NAMES
+    from ofa_jax.tasks.training_data import training_pipeline
     from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
+    from ofa_jax.train.watch import WatchData
 
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 
         for _ in hosts.one_after_another():
             print(f"fixtures: {fixtures.write(config.data.dir)}")
-    build_row, identity = _vqgan_rows() if isinstance(config, VQGANRunConfig) else _ofa_rows(config)
     workdir = run_folder(config)
     quarantine = Quarantine(
         workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
     )
-    pipeline = Pipeline(
-        config.data,
-        config.seed,
-        build_row,
-        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes),
-        host=hosts.index(),
-        num_hosts=hosts.count(),
-        quarantine=quarantine,
-    )
-    hooks: list[Hook] = [WriteMetrics(workdir), ProgressLine(steps=config.steps)] if hosts.is_first() else []
+    pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
+    task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
+    hooks: list[Hook] = []
+    if hosts.is_first():
+        usage = Usage(config.data, pipeline.members())
+        watch = WatchData(config, usage, task_names=task_names, num_hosts=hosts.count())
+        hooks += [WriteMetrics(workdir), ProgressLine(steps=config.steps), watch]
     if hosts.count() > 1:
         hooks.append(StopOnRejects(quarantine, every_steps=config.log_every))
     if config.data.write_digests:
@@ -93,31 +85,11 @@ def _train(argv: list[str]) -> int:
         from ofa_jax.eval.in_loop import in_loop
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
-    task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
     try:
         result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
     finally:
         pipeline.close()
     return EXIT_STOPPED if result.stopped else 0
-
-
-def _ofa_rows(config: RunConfig) -> tuple[RowBuild, dict[str, str]]:
-    """What turns records into rows, and the facts outside the config that a resumed run must share."""
-    from ofa_jax.data.transforms.image import transform
-    from ofa_jax.tasks.negatives import load_negatives
-    from ofa_jax.tasks.rows import RowBuilder
-    from ofa_jax.vocab.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(config.vocab)
-    datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
-    negatives = {dataset: load_negatives(config.data.dir, dataset) for dataset in datasets}
-    return RowBuilder(config.vocab, tokenizer, negatives, transform), {"tokenizer": tokenizer.digest}
-
-
-def _vqgan_rows() -> tuple[RowBuild, dict[str, str]]:
-    from ofa_jax.data.pictures import picture_row
-
-    return picture_row, {}
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def data_findings(data: DataConfig) -> Iterator[str]:
     yield from at_least("data.reject_grace", data.reject_grace, 0)
     if list(data.stage_steps) != sorted(set(data.stage_steps)) or any(step < 1 for step in data.stage_steps):
         yield f"data.stage_steps: found {data.stage_steps}, expected ascending steps of 1 or more"
+    yield from at_least("data.max_epochs", data.max_epochs, 0)
     if not data.blocks:
         yield "data.blocks: found none, expected at least one row block"
     names = [block.name for block in data.blocks]

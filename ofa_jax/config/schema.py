@@ -237,6 +237,15 @@ class RowBlock(BlockConfig):
             return self.source_len, self.target_len
         return self.source_lens[min(place, len(self.source_lens) - 1)], self.target_lens[min(place, len(self.target_lens) - 1)]
 
+    @property
+    def num_places(self) -> int:
+        """Sequences of a pair that have lengths of their own; 1 where all have the same."""
+        return max(len(self.source_lens), len(self.target_lens), 1)
+
+    def num_positions(self, sequences: int) -> int:
+        """Returns how many source and target positions the model runs for so many sequences, padding included, patches not."""
+        return sequences // self.num_places * sum(sum(self.lens_of(place)) for place in range(self.num_places))
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -246,6 +255,7 @@ class DataConfig:
     prefetch: int = 4  # batches made ahead
     max_reject_fraction: float = 0.01  # of the rows drawn so far, once `reject_grace` rows were drawn
     reject_grace: int = 1_000
+    max_epochs: float = 1_000.0  # a source whose records the run draws more often is warned of, at the start and when it happens; 0: none
     write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
     stage_steps: tuple[int, ...] = ()  # batches at which the second, third, ... stage of the mixture begins (`SourceConfig.later_weights`)
 

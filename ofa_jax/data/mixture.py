@@ -115,6 +115,10 @@ class Members(NamedTuple):
     def num_records(self) -> int:
         return self.total if self.chosen is None else len(self.chosen)
 
+    def at(self, place: int) -> int:
+        """Returns the record at a place of those that are drawn."""
+        return place if self.chosen is None else int(self.chosen[place])
+
 
 def class_members(parts: Sequence[RowBlock], lengths: Sequence[np.ndarray]) -> list[tuple[Members, ...]]:
     """What each length class of a block draws of each of the block's sources: every record belongs to one class.
@@ -198,8 +202,7 @@ class _SourceDraws:
         return self._members.num_records
 
     def __getitem__(self, place: int) -> Draw:
-        chosen = self._members.chosen
-        return Draw(self._source, int(place if chosen is None else chosen[place]))
+        return Draw(self._source, self._members.at(int(place)))
 
 
 def block_selection(block: BlockConfig, *, members: Sequence[Members], stage_steps: Sequence[int] = ()) -> ExactSelection:

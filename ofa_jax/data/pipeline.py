@@ -57,6 +57,16 @@ class RecordSource(Protocol):
         ...
 
 
+class Origin(NamedTuple):
+    """Where a row of a batch came from."""
+
+    source: SourceConfig
+    element: int  # of the block's endless order
+    record: int  # index into the source's records of the record that was used
+    record_id: str
+    rejects: tuple[Reject, ...]  # records that were drawn for the row before and could not be used
+
+
 RowBuild = Callable[[BlockConfig, SourceConfig, Record, np.random.Generator], Row]
 
 
@@ -102,6 +112,7 @@ class Pipeline:
         self._quarantine = quarantine
         self._opened: dict[tuple[str, str, bool], RecordSource] = {}
         self._orders: list[grain.MapDataset[Draw]] | None = None
+        self._drawn: tuple[tuple[Members, ...], ...] = ()  # by part and source, once the records are open
         self._lock = threading.Lock()
         self._iterators: list[BatchIterator] = []
 
@@ -110,7 +121,7 @@ class Pipeline:
         state = self.__dict__.copy()
         for name in ("_lock", "_iterators"):
             del state[name]
-        return state | {"_opened": {}, "_orders": None, "_quarantine": None}
+        return state | {"_opened": {}, "_orders": None, "_drawn": (), "_quarantine": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -128,11 +139,24 @@ class Pipeline:
         Raises DataError when records cannot be read, or when one row finds no usable record in `MAX_REDRAWS` further draws, and
         CancelledError as soon as `stopped()`, which is asked before each row.
         """
+        return self._make(data_step, stopped)[0]
+
+    def trace(self, data_step: int) -> tuple[Batch, dict[str, tuple[Origin, ...]]]:
+        """`batch(data_step)`, and by block name where each of its rows came from, in their order. Raises as `batch` does."""
+        return self._make(data_step, lambda: False)
+
+    def members(self) -> tuple[tuple[Members, ...], ...]:
+        """What every part of a batch (`DataConfig.row_blocks`) draws of each of its sources. Raises DataError for a dataset that cannot be
+        opened."""
+        self._open()
+        return self._drawn
+
+    def _make(self, data_step: int, stopped: Callable[[], bool]) -> tuple[Batch, dict[str, tuple[Origin, ...]]]:
         if data_step < 0:
             raise ValueError(f"data_step: found {data_step}, expected 0 or more")
         orders = self._open()
         blocks: dict[str, Block] = {}
-        rejects: list[Reject] = []
+        origins: dict[str, tuple[Origin, ...]] = {}
         for index, (block, rows) in enumerate(zip(self._blocks, self._rows, strict=True)):
             first = rows_before(block, data_step)
             elements = [first + row for row in rows]
@@ -141,9 +165,11 @@ class Pipeline:
             for element, draw, record in zip(elements, draws, self._read_all(block, draws), strict=True):
                 if stopped():
                     raise CancelledError
-                made.append(self._make_row(block, index, element, draw, record, rejects))
-            blocks[block.name] = collate(made, block, elements)
-        return Batch(data_step, blocks, tuple(rejects))
+                made.append(self._make_row(block, index, element, draw, record))
+            blocks[block.name] = collate([row for row, _ in made], block, elements)
+            origins[block.name] = tuple(origin for _, origin in made)
+        rejects = tuple(reject for rows in origins.values() for origin in rows for reject in origin.rejects)
+        return Batch(data_step, blocks, rejects), origins
 
     def iterate(self, start: int) -> BatchIterator:
         """The batches `start`, `start` + 1, ... without end, made ahead of time; close it (it is a context manager) when done."""
@@ -163,6 +189,7 @@ class Pipeline:
                     key = _opening(source)
                     if key not in self._opened:
                         self._opened[key] = _retry_io(partial(self._open_source, source), f"opening {_name(source)}")
+                self._drawn = tuple(self._members())
                 self._orders = [
                     block_order(
                         block,
@@ -171,7 +198,7 @@ class Pipeline:
                         block_index=index,
                         stage_steps=self._data.stage_steps,
                     )
-                    for index, (block, members) in enumerate(zip(self._blocks, self._members(), strict=True))
+                    for index, (block, members) in enumerate(zip(self._blocks, self._drawn, strict=True))
                 ]
             return self._orders
 
@@ -219,18 +246,22 @@ class Pipeline:
         return read
 
     def _make_row(
-        self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError, rejects: list[Reject]
-    ) -> Row:
-        """The row of one element; rejected records are replaced by further draws from the same source, so that the mixture holds."""
-        source = block.sources[draw.source]
+        self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError
+    ) -> tuple[Row, Origin]:
+        """The row of one element and where it came from; rejected records are replaced by further draws from what the block draws of the same
+        source, so that the mixture holds."""
+        source, index = block.sources[draw.source], draw.record
+        rejects: list[Reject] = []
         for retry in range(MAX_REDRAWS + 1):
             generator = row_generator(seed=self._seed, block_index=block_index, element=element, retry=retry)
             if retry:
-                [record] = self._read(source, [int(generator.integers(len(self._source(source))))])
+                index = self._drawn[block_index][draw.source].at(int(generator.integers(self._drawn[block_index][draw.source].num_records)))
+                [record] = self._read(source, [index])
             try:
                 if isinstance(record, RecordError):
                     raise record
-                return self._build_row(block, source, record, generator)
+                row = self._build_row(block, source, record, generator)
+                return row, Origin(source, element, index, record.record_id, tuple(rejects))
             except RecordError as error:
                 rejects.append(Reject(error.dataset, error.record, error.reason, error.field, error.found, error.expected))
                 last = error

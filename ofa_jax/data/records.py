@@ -390,15 +390,21 @@ def load_json(path: Path) -> dict[str, Any]:
 _HOW = "run `python launch/prepare.py quickstart` (`make quickstart` does it), or name the directory with --config.data.dir"
 
 
+def existing_folder(data_dir: str | os.PathLike[str]) -> Path:
+    """Returns the data directory as a path. Raises `DataError`, one sentence with what to run, when it does not exist."""
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise DataError(f"data directory {root} does not exist; {_HOW}")
+    return root
+
+
 def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, codes: bool = False) -> RecordSource:
     """Returns the records of `data_dir/dataset`, split `split`; with `codes`, those of its side shards (`data.codes`) too.
 
     A dataset whose own records hold codes (`num_codes` in its manifest) needs no side shards. Checks at once that every shard is there with
     the size its manifest names. Raises `DataError`, one sentence with what to run.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise DataError(f"data directory {root} does not exist; {_HOW}")
+    root = existing_folder(data_dir)
     folder = root / dataset
     if not folder.is_dir():
         have = sorted(p.name for p in root.iterdir() if (p / "manifest.json").exists())

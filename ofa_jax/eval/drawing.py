@@ -68,13 +68,18 @@ def fill_square(pixels: np.ndarray, square: np.ndarray) -> np.ndarray:
     return out
 
 
+def hide_square(pixels: np.ndarray) -> np.ndarray:
+    """A copy of the picture, uint8 [side, side, 3], as the model sees it in image infilling: its central half-side square is hidden."""
+    half = pixels.shape[0] // 2
+    return fill_square(pixels, np.full((half, half, 3), _GREY, np.uint8))
+
+
 def infilling_panels(pixels: np.ndarray, line: dict[str, Any], codec: PictureCodec | None) -> list[tuple[str, np.ndarray]]:
     """(caption, enlarged picture) of an infilling example: what the model sees, its fill, what the true codes keep, the truth.
 
     Fill and best possible need the codec and are left out without it. A code of -1 (the model said no code) stays grey.
     """
-    half = pixels.shape[0] // 2
-    panels = [("input", fill_square(pixels, np.full((half, half, 3), _GREY, np.uint8)))]
+    panels = [("input", hide_square(pixels))]
     if codec is not None:
         for caption, codes in (("generated", line["generated"]), ("true codes", line["reference"])):
             panels.append((caption, fill_square(pixels, picture_of(codes, codec))))

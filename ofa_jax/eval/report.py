@@ -125,13 +125,16 @@ def escaped(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _embedded(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
-def embedded_pixels(pixels: np.ndarray) -> str:
-    """Returns the address of a picture, uint8 [h, w, 3], that holds all of it."""
+def embedded_pixels(pixels: np.ndarray, *, exact: bool = True) -> str:
+    """Returns the address of a picture, uint8 [h, w, 3], that holds all of it: a PNG, or where it need not be `exact` a small JPEG."""
     out = io.BytesIO()
+    if not exact:
+        Image.fromarray(pixels).save(out, "JPEG", quality=90)
+        return _embedded(out.getvalue(), "jpeg")
     Image.fromarray(pixels).save(out, "PNG", optimize=True)
     return _embedded(out.getvalue())
 
@@ -212,10 +215,10 @@ def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, codec:
     return f"<h2>{escaped(name)}</h2>{legend if task in ('grounding', 'detection') else ''}<div class='cards{wide}'>{''.join(cards)}</div>"
 
 
-def picture_html(caption: str, pixels: np.ndarray) -> str:
-    """Returns a picture, embedded, with its caption below."""
+def picture_html(caption: str, pixels: np.ndarray, *, exact: bool = True) -> str:
+    """Returns a picture, embedded (`embedded_pixels`), with its caption below."""
     below = f"<span>{escaped(caption)}</span>" if caption else ""
-    return f"<div><img alt='{escaped(caption)}' src='{embedded_pixels(pixels)}'>{below}</div>"
+    return f"<div><img alt='{escaped(caption)}' src='{embedded_pixels(pixels, exact=exact)}'>{below}</div>"
 
 
 def words(line: dict[str, Any]) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What can be added to the training loop: hooks, called at fixed places. The loop itself knows no feature.
 
 Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch, before it is used), the step,
-`log` (numbers of the step before, once every `log_every` steps). `close` is called once, also after an error.
+`numbers` and `log` (of the step before, once every `log_every` steps). `close` is called once, also after an error.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ class Hook:
 
     def batch(self, batch: Batch) -> None:
         """Called with every batch as it comes from the pipeline."""
+
+    def numbers(self, data_step: int) -> Mapping[str, Number]:
+        """Called where an interval ends, with the data step of its last batch; returns what is to be logged beside the loop's numbers.
+
+        A later batch may have come already: the loop reads the numbers of a step while the next one runs.
+        """
+        return {}
 
     def log(self, record: Mapping[str, Number]) -> None:
         """Called with the numbers of a finished step; always has "step", "data_step" and "time_s"."""

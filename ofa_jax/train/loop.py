@@ -230,7 +230,10 @@ class _Run:
             if programs != 1:
                 found = f"the training step was compiled {programs} times by step {step}"
                 raise RuntimeError(f"{found}, expected once: shapes or placements changed")
-            self._log({"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)})
+            record = {"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)}
+            for hook in self.hooks:
+                record |= hook.numbers(batch.data_step)
+            self._log(record)
 
     def _log(self, record: dict[str, Number]) -> None:
         if hosts.is_first():

@@ -28,7 +28,7 @@ from ofa_jax.models import picture_namer, resnet
 from ofa_jax.models.precision import policy
 from ofa_jax.train.loss import LossReport, LossSums, add_sums, total_loss
 from ofa_jax.train.pretraining import GROUP_OF_STREAM
-from ofa_jax.train.token_objective import TokenObjective, useful_tokens
+from ofa_jax.train.token_objective import TokenObjective
 
 
 class PictureWords(TokenObjective):
@@ -69,7 +69,7 @@ class PictureWords(TokenObjective):
             tasks = block.task_ids.reshape(rows, -1)[:, 0]
             groups.setdefault(GROUP_OF_STREAM[config.stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
         sums = {name: add_sums(parts) for name, parts in groups.items()}
-        return total_loss(sums)[0], LossReport(stats, sums, {"data/useful_tokens": useful_tokens(blocks, self.config.data.row_blocks)})
+        return total_loss(sums)[0], LossReport(stats, sums, {})
 
 
 def is_word(ids: jax.Array, vocab: VocabConfig) -> jax.Array:

@@ -20,7 +20,7 @@ from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
 from ofa_jax.train.token_loss import COPIES
-from ofa_jax.train.token_objective import TokenObjective, code_rows, useful_tokens
+from ofa_jax.train.token_objective import TokenObjective, code_rows
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
@@ -54,7 +54,7 @@ class Pretraining(TokenObjective):
         loss, (stats, groups) = batch_loss(
             params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step
         )
-        return loss, LossReport(stats, groups, {"data/useful_tokens": useful_tokens(blocks, self.config.data.row_blocks)})
+        return loss, LossReport(stats, groups, {})
 
 
 def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
@@ -112,7 +112,7 @@ def batch_loss(
 def sequence_groups(config: RowBlock, block: Block) -> list[Block]:
     """Returns the sequences of a block that run together: all of them, or in a length class the first of every pair, the second, ..., each
     at its own static length. Rows and images stay as they are."""
-    places = max(len(config.source_lens), len(config.target_lens), 1)
+    places = config.num_places
     if places == 1:
         return [block]
     rows = block.source_ids.shape[0] // places

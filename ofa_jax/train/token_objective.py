@@ -1,18 +1,16 @@
-"""What the objectives that read sequences of tokens have in common: optimizer, checks of a batch, the share of useful tokens."""
+"""What the objectives that read sequences of tokens have in common: optimizer and checks of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import PAD_ID, BlockConfig, RowBlock, RunConfig
-from ofa_jax.data.batch import Batch, Block
+from ofa_jax.config.schema import BlockConfig, RunConfig
+from ofa_jax.data.batch import Batch
 from ofa_jax.train.optimizer import make_optimizer
 from ofa_jax.train.token_loss import check_targets, range_mask
 
@@ -45,18 +43,6 @@ def code_rows(config: BlockConfig) -> str:
     if "image_infilling" not in kinds:
         return "none"
     return "all" if len(kinds) == 1 else "mixed"
-
-
-def useful_tokens(blocks: dict[str, Block], configs: Sequence[RowBlock]) -> jax.Array:
-    """Returns float []: the share of source and target positions that run and are no padding."""
-    useful = sum(jnp.sum(b.source_ids != PAD_ID) + jnp.sum(b.decoder_ids != PAD_ID) for b in blocks.values())
-    return useful / sum(num_positions(config, blocks[config.name].source_ids.shape[0]) for config in configs)
-
-
-def num_positions(config: RowBlock, sequences: int) -> int:
-    """Returns how many source and target positions the model runs for so many sequences of a block, padding included, patches not."""
-    places = max(len(config.source_lens), len(config.target_lens), 1)
-    return sequences // places * sum(sum(config.lens_of(place)) for place in range(places))
 
 
 def check_streams(config: RunConfig) -> None:

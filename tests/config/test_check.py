@@ -72,6 +72,7 @@ BROKEN = {
     "data.dir=": "data.dir: found nothing",
     "data.prefetch=0": "data.prefetch: found 0",
     "data.max_reject_fraction=1.5": "data.max_reject_fraction: found 1.5",
+    "data.max_epochs=-1": "data.max_epochs: found -1.0, expected at least 0",
     "data.blocks.scenes.rows=0": "data.blocks.scenes.rows: found 0",
     "data.blocks.scenes.name=captions": "data.blocks: found the name captions twice",
     "data.blocks.scenes.name=Q": "data.blocks: found the name 'Q'",

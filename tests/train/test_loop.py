@@ -13,9 +13,12 @@ from train_case import BLOCKS, CONFIG, TASK_NAMES, Batches
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.schema import CheckpointConfig
+from ofa_jax.data.mixture import Members
+from ofa_jax.data.usage import Usage
 from ofa_jax.train.hooks import Hook, ProgressLine, WriteMetrics, duration
 from ofa_jax.train.loop import run_folder, train
 from ofa_jax.train.resume import check_resume
+from ofa_jax.train.watch import WatchData
 
 pytestmark = pytest.mark.usefixtures("compiled_programs")
 # Pictures, sampled patches, dropout and running statistics all take part in what a resumed run must repeat.
@@ -58,7 +61,8 @@ def straight(tmp_path_factory, compiled_programs):
     config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path_factory.mktemp("straight") / "{name}"))
     events = Events()
     workdir = run_folder(config)
-    result = run(config, [events, WriteMetrics(workdir), ProgressLine(steps=4)])
+    watch = WatchData(config, Usage(config.data, [[Members(16)]]), task_names=TASK_NAMES)
+    result = run(config, [events, WriteMetrics(workdir), ProgressLine(steps=4), watch])
     return config, result, events
 
 
@@ -86,6 +90,8 @@ def test_records_and_files(straight):
     assert events.records[-1]["eval/vqa"] == 0.5
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+    # What the watch says of the step's own batch, though the next one has come already.
+    assert [(line["data/epochs/d/caption"], line["data/accept/d"]) for line in lines[:4]] == [(0.5, 1), (1, 8 / 9), (1.5, 1), (2, 1)]
     assert list((workdir / "tensorboard").glob("events*"))
     assert json.loads((workdir / "config.json").read_text())["steps"] == 4
 
