@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
+from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import parse_arg
 from ofa_jax.config.schema import (
     AnyRun,
@@ -70,13 +71,19 @@ Run = TypeVar("Run", RunConfig, VQGANRunConfig)
 
 def with_arg(config: Run, arg: str) -> Run:
     """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, `shards=N`, or several of them
-    (`debug,steps=10`). `shards=N`: length classes are joined until N devices can share the rows of each."""
-    options = parse_arg(arg, debug=False, steps=0, shards=0)
+    (`debug,steps=10`).
+
+    `own_data` (with `debug`): the config's own data sets and vocabulary instead of the fixtures. `shards=N`: length classes are joined
+    until N devices can share the rows of each.
+    """
+    options = parse_arg(arg, debug=False, own_data=False, steps=0, shards=0)
+    if options["own_data"] and (not options["debug"] or isinstance(config, VQGANRunConfig)):
+        raise ConfigError(f"config argument {arg!r}: found own_data, expected it with debug, in a config of OFA")
     if options["shards"]:
         blocks = tuple(dataclasses.replace(block, classes=join_classes(block.classes, options["shards"])) for block in config.data.blocks)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
     if options["debug"]:
-        config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config)
+        config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config, own_data=options["own_data"])
     return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
 
 
@@ -109,25 +116,24 @@ def uses_fixtures(config: AnyRun) -> bool:
     return config.data.dir == FIXTURES_DIR
 
 
-def debug(config: RunConfig) -> RunConfig:
-    """Returns `config` shrunk to seconds on a CPU and pointed at the generated fixtures, as the module's docstring lists."""
-    model = _small_model(config.model)
+def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
+    """Returns `config` shrunk to seconds on a CPU and pointed at the generated fixtures, as the module's docstring lists.
+
+    own_data: data folder, data sets and vocabulary stay the config's, to try what was prepared.
+    """
+    model, vocab = _small_model(config.model), config.vocab if own_data else FIXTURE_VOCAB
+    blocks = tuple(_small_block(block, model, own_data=own_data) for block in config.data.blocks)
+    data = dataclasses.replace(config.data, num_workers=0, stage_steps=(), blocks=blocks)
     return dataclasses.replace(
         config,
         name=f"{config.name}_debug",
         model=model,
-        vocab=FIXTURE_VOCAB,
-        data=dataclasses.replace(
-            config.data,
-            dir=FIXTURES_DIR,
-            num_workers=0,
-            stage_steps=(),
-            blocks=tuple(_small_block(block, model) for block in config.data.blocks),
-        ),
+        vocab=vocab,
+        data=data if own_data else dataclasses.replace(data, dir=FIXTURES_DIR),
         loss=dataclasses.replace(
             config.loss,
             logit_chunk=min(config.loss.logit_chunk, 16),
-            constraint_range=(FIXTURE_VOCAB.first_code_id, FIXTURE_VOCAB.first_bin_id) if config.loss.constraint_range else (),
+            constraint_range=(vocab.first_code_id, vocab.first_bin_id) if config.loss.constraint_range else (),
         ),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
         init=InitConfig(),  # other runs' parameters have another shape
@@ -189,7 +195,7 @@ def _small_model(model: ModelConfig) -> ModelConfig:
     )
 
 
-def _small_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
+def _small_block(block: BlockConfig, model: ModelConfig, *, own_data: bool) -> BlockConfig:
     source_len, target_len = _LENGTHS[block.stream]
     grid = FIXTURE_IMAGE_PX // model.resnet.stride
     kinds = dict.fromkeys(source.row for source in block.sources)
@@ -198,7 +204,9 @@ def _small_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
         rows=DEBUG_ROWS,
         source_len=source_len,
         target_len=target_len,
-        sources=tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
+        sources=tuple(dataclasses.replace(source, later_weights=()) for source in block.sources)
+        if own_data
+        else tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
         image_px=FIXTURE_IMAGE_PX if block.image_px else 0,
         num_patches=grid**2 // 2 if block.num_patches else 0,
         classes=(),  # fixtures have no token lengths
