@@ -17,7 +17,7 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import ImageRecord, RecordError, open_records
 from ofa_jax.prepare.passes.arrays import join_ids, load_arrays, save_arrays, split_ids
-from ofa_jax.prepare.picture_hash import HashTable, crops, perceptual_hash, short_digest
+from ofa_jax.prepare.picture_hash import HashTable, crops, mean_colours, perceptual_hash, short_digest
 
 _BY_HASH, _BY_BYTES, _BY_NAME = 1, 2, 3
 _HOW = {_BY_HASH: "its perceptual hash", _BY_BYTES: "its bytes", _BY_NAME: "its name"}
@@ -41,6 +41,7 @@ def write_table(data_dir: Path, dataset: str, split: str, *, progress: Callable[
     keys: list[int] = []
     pictures: list[int] = []
     hashes: list[np.ndarray] = []
+    colours: list[np.ndarray] = []
     owners: list[int] = []
     seen: set[int] = set()
     for start in range(0, len(source), _READ_TOGETHER):
@@ -55,8 +56,10 @@ def write_table(data_dir: Path, dataset: str, split: str, *, progress: Callable[
                 pixels = decode_picture(record)
             except RecordError as error:
                 raise DataError(str(error)) from error
-            found = [perceptual_hash(crop) for crop in crops(pixels)]
+            parts = list(crops(pixels))
+            found = [perceptual_hash(part) for part in parts]
             hashes += found
+            colours += [mean_colours(part) for part in parts]
             owners += [len(ids)] * len(found)
             ids.append(record.record_id)
             keys.append(names.get(short_digest(record.record_id.encode()), 0))
@@ -69,6 +72,7 @@ def write_table(data_dir: Path, dataset: str, split: str, *, progress: Callable[
             "key": np.array(keys, np.uint64),
             "picture": np.array(pictures, np.uint64),
             "hash": np.array(hashes, np.uint64),
+            "colours": np.array(colours, np.uint8),
             "owner": np.array(owners, np.int64),
         },
     )
@@ -91,7 +95,7 @@ class EvaluationPictures:
     def __init__(self, data_dir: Path, against: Sequence[str]):
         """against: "dataset/split" each. Raises `DataError` for one without a table."""
         self.names: list[str] = []
-        keys, pictures, hashes, owners = [], [], [], []
+        keys, pictures, hashes, colours, owners = [], [], [], [], []
         for name in against:
             dataset, _, split = name.partition("/")
             path = table_path(data_dir, dataset, split)
@@ -100,22 +104,23 @@ class EvaluationPictures:
                     f"{path} is missing, expected the pictures of {name}; write it with "
                     f"`python launch/prepare.py pictures --dataset={dataset} --split={split}`"
                 )
-            arrays = load_arrays(path, "key", "picture", "hash", "owner", "ids")
+            arrays = load_arrays(path, "key", "picture", "hash", "colours", "owner", "ids")
             owners.append(arrays["owner"] + len(self.names))
             self.names += [f"{name}/{record}" for record in split_ids(arrays["ids"])]
             keys.append(arrays["key"])
             pictures.append(arrays["picture"])
             hashes.append(arrays["hash"])
+            colours.append(arrays["colours"])
         self._keys, self._pictures = _Lookup(np.concatenate(keys)), _Lookup(np.concatenate(pictures))
-        self._table = HashTable(np.concatenate(hashes), np.concatenate(owners))
+        self._table = HashTable(np.concatenate(hashes), np.concatenate(colours), np.concatenate(owners))
 
-    def match(self, *, keys: np.ndarray, pictures: np.ndarray, hashes: np.ndarray, most_bits: int) -> np.ndarray:
+    def match(self, *, keys: np.ndarray, pictures: np.ndarray, hashes: np.ndarray, colours: np.ndarray, most_bits: int) -> np.ndarray:
         """Returns for each record, int64 [n, 3]: how its picture was found (0: not; `how_found`), its number in `names`, bits that differ.
 
-        keys, pictures: digests uint64 [n], 0 for none. hashes: uint64 [n, 4].
+        keys, pictures: digests uint64 [n], 0 for none. hashes: uint64 [n, 4]. colours: uint8 [n, 192].
         """
         found = np.zeros((len(keys), 3), np.int64)
-        owner, bits = self._table.match(hashes, most_bits=most_bits)
+        owner, bits = self._table.match(hashes, colours, most_bits=most_bits)
         for how, numbers in ((_BY_HASH, owner), (_BY_BYTES, self._pictures.find(pictures)), (_BY_NAME, self._keys.find(keys))):
             hit = numbers >= 0
             found[hit, 0], found[hit, 1] = how, numbers[hit]

@@ -22,6 +22,8 @@ _FLAT = 2.0  # grey levels of standard deviation below which a picture has no fr
 CROPS = (0.0, 0.025, 0.05, 0.075, 0.1)  # shares of a side that a slightly cropped copy may lack
 _BANDS = BITS // 16
 NONE = np.zeros(WORDS, np.uint64)  # hash of a flat picture, which is never compared
+COLOURS = 8 * 8 * 3  # numbers of the smallest picture: mean colours of 8 x 8 fields
+MOST_LEVELS = 10.0  # mean difference of those numbers, in grey levels, of a picture and its copy
 
 
 def short_digest(data: bytes) -> int:
@@ -42,6 +44,11 @@ def perceptual_hash(pixels: np.ndarray) -> np.ndarray:
     return np.packbits(low > threshold, bitorder="little").view("<u8").astype(np.uint64)
 
 
+def mean_colours(pixels: np.ndarray) -> np.ndarray:
+    """Returns the mean colours of 8 x 8 fields of a picture, uint8 [192]. Pictures whose hashes are near by chance differ in them."""
+    return cv2.resize(pixels, (8, 8), interpolation=cv2.INTER_AREA).reshape(-1)
+
+
 def crops(pixels: np.ndarray) -> Iterator[np.ndarray]:
     """Yields a picture as it is, and slightly cropped: a share off all sides, off left and right, off top and bottom, off each side."""
     height, width = pixels.shape[:2]
@@ -59,10 +66,11 @@ class HashTable:
     spread evenly, 97 of 100 copies have one.
     """
 
-    def __init__(self, hashes: np.ndarray, owners: np.ndarray):
-        """hashes: uint64 [n, 4]. owners: int64 [n]. Flat pictures are left out."""
+    def __init__(self, hashes: np.ndarray, colours: np.ndarray, owners: np.ndarray):
+        """hashes: uint64 [n, 4]. colours: uint8 [n, 192]. owners: int64 [n]. Flat pictures are left out."""
         real = hashes.any(axis=1)
         self._hashes, self._owners = np.ascontiguousarray(hashes[real], "<u8"), owners[real]
+        self._colours = colours[real]
         bands = self._hashes.view("<u2").reshape(-1, _BANDS)
         self._orders = [np.argsort(bands[:, band], kind="stable") for band in range(_BANDS)]
         self._sorted = [bands[order, band] for band, order in enumerate(self._orders)]
@@ -70,8 +78,9 @@ class HashTable:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def match(self, hashes: np.ndarray, *, most_bits: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for each hash, uint64 [n, 4], the owner of the nearest entry found within `most_bits` bits (-1: none), and the bits."""
+    def match(self, hashes: np.ndarray, colours: np.ndarray, *, most_bits: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for each hash, uint64 [n, 4], and its colours, uint8 [n, 192], the owner of the nearest entry found within `most_bits`
+        bits and `MOST_LEVELS` levels (-1: none), and the bits (257: none)."""
         best = np.full(len(hashes), BITS + 1, np.int64)
         owner = np.full(len(hashes), -1, np.int64)
         if not len(self):
@@ -89,8 +98,12 @@ class HashTable:
             start = np.repeat(low - (np.cumsum(count) - count), count)
             entry = self._orders[band][start + np.arange(len(query))]
             bits = np.bitwise_count(hashes[query] ^ self._hashes[entry]).sum(axis=1).astype(np.int64)
+            near = np.flatnonzero(bits <= most_bits)
+            levels = np.abs(colours[query[near]].astype(np.int16) - self._colours[entry[near]]).mean(axis=1)
+            near = near[levels <= MOST_LEVELS]
+            query, entry, bits = query[near], entry[near], bits[near]
             order = np.lexsort((entry, bits))[::-1]  # the last write wins: the nearest, then the first entry
             closer = bits[order] < best[query[order]]
             query, entry, bits = query[order][closer], entry[order][closer], bits[order][closer]
             best[query], owner[query] = bits, self._owners[entry]
-        return np.where(best <= most_bits, owner, -1), best
+        return owner, best

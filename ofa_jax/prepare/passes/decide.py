@@ -26,8 +26,10 @@ from ofa_jax.prepare.passes.options import BuildOptions, Files
 def match_input(item: Input, *, options: BuildOptions, files: Files) -> None:
     """Writes which pictures of one input are in the evaluation sets."""
     table = evaluation_pictures(files.data_dir, options.against)
-    index = load_arrays(files.index(item), "key", "picture", "hash")
-    found = table.match(keys=index["key"], pictures=index["picture"], hashes=index["hash"], most_bits=options.leak_bits)
+    index = load_arrays(files.index(item), "key", "picture", "hash", "colours")
+    found = table.match(
+        keys=index["key"], pictures=index["picture"], hashes=index["hash"], colours=index["colours"], most_bits=options.leak_bits
+    )
     save_array(files.matches(item), found)
 
 

@@ -1,6 +1,6 @@
 """The first pass: every record of one input is parsed, its picture decoded, hashed and its texts counted.
 
-The arrays of an input are small (some 100 bytes a record) and stay: later passes decide from them, and the pictures of an evaluation set
+The arrays of an input are small (some 300 bytes a record) and stay: later passes decide from them, and the pictures of an evaluation set
 are known by them.
 """
 
@@ -22,7 +22,7 @@ from ofa_jax.prepare.lengths import LengthCounter, texts_for_negatives
 from ofa_jax.prepare.manifest import write_json
 from ofa_jax.prepare.passes.arrays import join_ids, save_arrays
 from ofa_jax.prepare.passes.options import BuildOptions, Files
-from ofa_jax.prepare.picture_hash import GREY_PX, NONE, WORDS, perceptual_hash, short_digest
+from ofa_jax.prepare.picture_hash import COLOURS, GREY_PX, NONE, WORDS, mean_colours, perceptual_hash, short_digest
 from ofa_jax.vocab.tokenizer import load_tokenizer
 
 # Arrays of an input's index, one entry a record, in the order in which the layout yields them.
@@ -33,6 +33,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "picture": (np.uint64, ()),  # digest of its picture's bytes; 0 for texts
     "key": (np.uint64, ()),  # digest of the picture's name outside the data set (`Layout.picture_key`); 0: none
     "hash": (np.uint64, (WORDS,)),  # perceptual hash of its picture
+    "colours": (np.uint8, (COLOURS,)),  # mean colours of its picture
 }
 CAPTIONS_AN_INPUT = 4_000  # captions that an input offers as negatives: those of the smallest digests, which is a fair sample
 
@@ -56,11 +57,11 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
         if isinstance(found, RecordError):
             rejects.append(reject_line(found, stage="read"))
             continue
-        name, usable, length, hashed = found.record_id, True, np.zeros((len(counter.tasks), 2), np.uint16), NONE
+        name, usable, length, looks = found.record_id, True, np.zeros((len(counter.tasks), 2), np.uint16), NOTHING_SEEN
         try:
             if "\n" in name or not name:
                 options.layout.fail(repr(name), "schema", "record_id", repr(name), "an id without line breaks")
-            length, hashed = counter.count(found), picture_hash_of(found)
+            length, looks = counter.count(found), looks_of(found)
             sample.add(found)
         except RecordError as error:
             rejects.append(reject_line(error, stage="index"))
@@ -76,7 +77,8 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
             ("content", content_digest(found)),
             ("picture", short_digest(image) if image else 0),
             ("key", short_digest(key.encode()) if key else 0),
-            ("hash", hashed),
+            ("hash", looks[0]),
+            ("colours", looks[1]),
         ):
             columns[column].append(value)
     arrays = {
@@ -91,14 +93,19 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
     save_arrays(files.index(item), arrays)
 
 
-def picture_hash_of(record: Record) -> np.ndarray:
-    """Returns the perceptual hash, uint64 [4], of a record's picture. Decoding it to its last byte shows that it is whole.
+NOTHING_SEEN = (NONE, np.zeros(COLOURS, np.uint8))
+
+
+def looks_of(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the perceptual hash, uint64 [4], and the mean colours, uint8 [192], of a record's picture. Decoding it to its last byte shows
+    that it is whole.
 
     Raises `RecordError` for a picture that does not decode."""
     if not isinstance(record, ImageRecord):
-        return NONE
+        return NOTHING_SEEN
     try:
-        return perceptual_hash(_small_pixels(record.image))
+        pixels = _small_pixels(record.image)
+        return perceptual_hash(pixels), mean_colours(pixels)
     except ValueError as error:
         found, _, expected = str(error).removeprefix("found ").rpartition(", expected ")
         raise RecordError(
