@@ -2,7 +2,7 @@
 
 The items of a row kind (captions, questions, regions, ...) are drawn from the record, the picture is transformed once together with
 their boxes, and every task of the row kind turns every drawn item into a sequence. All random choices come from the generator that
-the caller passes, in this order: items, picture transform, then item by item and task by task.
+the caller passes, in this order: items, picture transform, RandAugment (where a block has it), then item by item and task by task.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ofa_jax.data.batch import Row, Sequence
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import Box, Record, RecordError, Region, TextRecord
 from ofa_jax.data.transforms.image import Picture
+from ofa_jax.data.transforms.randaugment import rand_augment
 from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Passage, Task, TaskContext
 from ofa_jax.tasks.encode import Encoder
 from ofa_jax.tasks.table import ROWS, TASK_NAMES, TASKS
@@ -26,6 +27,7 @@ from ofa_jax.vocab.tokenizer import Tokenizer
 
 _CACHED_TEXTS = 1 << 16  # distinct short texts whose ids are kept; the cache starts afresh when it is full
 _CACHED_CHARACTERS = 256  # longer texts are not kept
+_RAND_AUGMENTED = ("caption", "question")  # row kinds
 
 Transform = Callable[[Any, np.ndarray, Any, int, np.random.Generator], Picture]
 
@@ -80,14 +82,17 @@ class RowBuilder:
         `pairs_per_image` * len(ROWS[source.row]) sequences, pair by pair and task by task.
 
         Items are drawn without replacement while they last, then again from the start. Image infilling is always resized and never
-        augmented, because its codes belong to the picture as it is stored. Raises RecordError for content that cannot be used, ConfigError
-        when block, row kind and records do not go together.
+        augmented, because its codes belong to the picture as it is stored; only captions and questions are changed by RandAugment, which
+        moves pixels without their boxes. Raises RecordError for content that cannot be used, ConfigError when block, row kind and records
+        do not go together.
         """
         items = self.items(record, source.row)
         order = draw.permutation(len(items)).tolist() if len(items) > 1 else [0]
         pairs = block.pairs_per_image
         kind = "resize" if source.row == "image_infilling" else block.augment
         image, chosen = self._picture(block, record, [items[i] for i in order[:pairs]], kind, draw)
+        if block.rand_augment and image is not None and source.row in _RAND_AUGMENTED:
+            image = rand_augment(image, draw)
         tasks = ROWS[source.row]
         sequences = []
         hole = False
