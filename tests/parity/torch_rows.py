@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 GREY = (128, 128, 128)
+DRAW = np.random.default_rng(0)
 
 
 def resize_and_crop(picture: Image.Image, px: int) -> Image.Image:
@@ -67,10 +68,10 @@ def rand_augment(image: np.ndarray) -> np.ndarray:
     def warp(matrix: np.ndarray) -> np.ndarray:
         return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=GREY)
 
-    for name in np.random.choice(10, 2):
-        if np.random.random() > 0.5:
+    for name in DRAW.choice(10, 2):
+        if DRAW.random() > 0.5:
             continue
-        sign = 1 if np.random.random() > 0.5 else -1
+        sign = 1 if DRAW.random() > 0.5 else -1
         if name == 1:
             image = by_histogram(image, stretch=True)
         elif name == 2:

@@ -1,8 +1,7 @@
 """OFA's RandAugment: a few photographic and geometric operations on the network input of captions and questions.
 
 Ten operations and one fixed strength, as OFA's pretraining uses them (N = 2 draws, M = 7 of 10). Tone operations agree with Pillow's
-ImageOps and ImageEnhance; Sharpness but for the border, which stays as it is. Geometric operations sample linearly, with OpenCV, and fill
-with grey. Nothing is mirrored, because captions mention left and right.
+ImageOps and ImageEnhance; Sharpness but for the border, which stays as it is. Geometric operations sample linearly and fill with grey. Nothing is mirrored, because captions mention left and right.
 
 Two accidents of the official code are not repeated: AutoContrast there negates the darkest level as an unsigned byte, which whites out a
 picture without black, and Sharpness lets levels above 255 start again at 0. All its pictures of an epoch also share their draws.
@@ -20,7 +19,7 @@ PROBABILITY = 0.5  # that a drawn operation is applied
 # What M = 7 of 10 means for each operation.
 ENHANCE = 1.36  # 0.7 x 1.8 + 0.1
 SHEAR = 0.21  # 0.7 x 0.3: pixels sideways for a pixel down
-TRANSLATE_PX = 7.0  # 0.7 x 10
+TRANSLATE_PX = 7  # 0.7 x 10
 ROTATE_DEGREES = 21.0  # 0.7 x 30
 FILL = (128, 128, 128)
 
@@ -105,14 +104,24 @@ def shear_y(image: np.ndarray, amount: float) -> np.ndarray:
     return _warp(image, [[1, 0, 0], [amount, 1, 0]])
 
 
-def translate_x(image: np.ndarray, px: float) -> np.ndarray:
-    """Moves the picture left by `px` pixels."""
-    return _warp(image, [[1, 0, -px], [0, 1, 0]])
+def translate_x(image: np.ndarray, px: int) -> np.ndarray:
+    """Moves the picture left by `px` whole pixels, right where negative."""
+    result = np.full_like(image, FILL[0])  # a copy of rows takes a fiftieth of the time of an affine warp
+    if px >= 0:
+        result[:, : max(image.shape[1] - px, 0)] = image[:, px:]
+    else:
+        result[:, -px:] = image[:, :px]
+    return result
 
 
-def translate_y(image: np.ndarray, px: float) -> np.ndarray:
-    """Moves the picture up by `px` pixels."""
-    return _warp(image, [[1, 0, 0], [0, 1, -px]])
+def translate_y(image: np.ndarray, px: int) -> np.ndarray:
+    """Moves the picture up by `px` whole pixels, down where negative."""
+    result = np.full_like(image, FILL[0])
+    if px >= 0:
+        result[: max(image.shape[0] - px, 0)] = image[px:]
+    else:
+        result[-px:] = image[:px]
+    return result
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -138,8 +147,8 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {  # (image, 
     "Sharpness": lambda image, sign: sharpness(image),
     "ShearX": lambda image, sign: shear_x(image, sign * SHEAR),
     "ShearY": lambda image, sign: shear_y(image, sign * SHEAR),
-    "TranslateX": lambda image, sign: translate_x(image, sign * TRANSLATE_PX),
-    "TranslateY": lambda image, sign: translate_y(image, sign * TRANSLATE_PX),
+    "TranslateX": lambda image, sign: translate_x(image, round(sign * TRANSLATE_PX)),
+    "TranslateY": lambda image, sign: translate_y(image, round(sign * TRANSLATE_PX)),
     "Rotate": lambda image, sign: rotate(image, sign * ROTATE_DEGREES),
 }
 _OPERATIONS = tuple(OPERATIONS.values())
