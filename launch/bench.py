@@ -1,25 +1,23 @@
-"""Measures rates: `python launch/bench.py tokenizer [--dict=FILE] [--seconds=5]`, `decode FOLDER [--peer=PYTHON] [--batch=4] ...`.
+"""Measures rates: `python launch/bench.py tokenizer [--dict=FILE]`, `decode FOLDER [--peer=PYTHON] ...`, `data [--peer=PYTHON] ...`.
 
 tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sentences of English prose (CPython's own documentation).
 decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
 modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
 codes [--image-px=256] [--rows=8]: pictures a second that the f=8 VQGAN of 8,192 codes encodes, with drawn weights, in f32 and bf16.
+data: rows of captions made on one core, beside decoding and resizing alone; with --peer, an environment with torch, Pillow and OpenCV,
+beside a torch DataLoader with OFA's transforms; with --sizes, what decoding large pictures at a smaller size gains and costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import VocabConfig
-
-BATCH = 256  # texts a call
 
 
 def main(argv: list[str]) -> int:
@@ -38,8 +36,13 @@ def main(argv: list[str]) -> int:
     codes = commands.add_parser("codes")
     for name, value in (("image-px", 256), ("rows", 8), ("repeats", 3)):
         codes.add_argument(f"--{name}", type=int, default=value)
+    data = commands.add_parser("data")
+    data.add_argument("--peer", default="", help="the Python of an environment with torch, Pillow and OpenCV")
+    data.add_argument("--sizes", action="store_true", help="time large pictures too")
+    for name, value in (("images", 64), ("image-px", 384), ("repeats", 7)):
+        data.add_argument(f"--{name}", type=int, default=value)
     flags = parser.parse_args(argv[1:])
-    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate}[flags.command]
+    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "data": data_rate}[flags.command]
     try:
         print(measure(flags))
     except UserError as error:
@@ -58,20 +61,18 @@ def code_rate(flags: argparse.Namespace) -> str:
     return f"codes: {rates} at {flags.image_px} px, {flags.rows} at a time, on {found.device}; {found.agreement:.4f} of the codes agree"
 
 
+def data_rate(flags: argparse.Namespace) -> str:
+    """Returns lines that say how fast rows of pictures are made."""
+    from ofa_jax.tasks.bench import report
+
+    return report(count=flags.images, px=flags.image_px, repeats=flags.repeats, peer=flags.peer, sizes=flags.sizes)
+
+
 def tokenizer_rate(flags: argparse.Namespace) -> str:
     """Returns a line that says how fast texts become ids, there and back."""
-    from pydoc_data.topics import topics
+    from ofa_jax.vocab.bench import BATCH, time_tokenizer
 
-    from ofa_jax.vocab.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(VocabConfig(path=flags.dict))
-    texts = [f" {line.strip()}" for topic in topics.values() for line in topic.split("\n") if len(line) > 40]
-    batches = [texts[i : i + BATCH] for i in range(0, len(texts) - BATCH, BATCH)]
-    tokenizer.encode_batch(batches[0])
-    count, start = 0, time.process_time()
-    while (took := time.process_time() - start) < flags.seconds:
-        for batch in batches:
-            count += sum(map(len, tokenizer.encode_batch(batch)))
+    count, took = time_tokenizer(flags.dict, seconds=flags.seconds)
     return f"tokenizer: {count / took:,.0f} ids/s of process time, {count:,} ids in batches of {BATCH} texts"
 
 

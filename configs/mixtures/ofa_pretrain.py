@@ -54,7 +54,7 @@ def blocks(*, pairs_px: int, num_patches: int) -> tuple[BlockConfig, ...]:
     return (
         BlockConfig(
             name="pairs", stream="pairs", rows=2_048, source_len=128, target_len=64, sources=pairs, image_px=pairs_px,
-            pairs_per_image=1, num_patches=num_patches, augment="random_resize_crop", classes=_PAIR_CLASSES,
+            pairs_per_image=1, num_patches=num_patches, augment="random_resize_crop", rand_augment=True, classes=_PAIR_CLASSES,
         ),
         BlockConfig(
             name="detection", stream="images", rows=256, source_len=12, target_len=272, sources=_lines("detection", _OBJECTS),

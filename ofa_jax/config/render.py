@@ -17,7 +17,7 @@ from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
 from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
 
-_UNSAID_WHEN_EMPTY = ("classes", "later_weights", "stage_steps")
+_UNSAID_WHEN_EMPTY = ("classes", "later_weights", "rand_augment", "stage_steps")
 
 
 def leaves(config: AnyRun) -> dict[str, str]:

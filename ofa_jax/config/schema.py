@@ -215,6 +215,7 @@ class BlockConfig:
     num_patches: int = 0  # patches sampled per sequence; 0 keeps all
     augment: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"] = "resize"
     classes: tuple[LengthClass, ...] = ()  # none: every row has source_len x target_len
+    rand_augment: bool = False  # RandAugment after `augment`, for rows of captions and questions alone
 
     def lens_of(self, place: int) -> tuple[int, int]:
         """Returns (source, target) tokens of sequence `place` of a pair."""

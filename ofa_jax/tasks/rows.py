@@ -2,13 +2,13 @@
 
 The items of a row kind (captions, questions, regions, ...) are drawn from the record, the picture is transformed once together with
 their boxes, and every task of the row kind turns every drawn item into a sequence. All random choices come from the generator that
-the caller passes, in this order: items, picture transform, then item by item and task by task.
+the caller passes, in this order: items, picture transform, RandAugment (where a block has it), then item by item and task by task.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import Row, Sequence
 from ofa_jax.data.pictures import decode_picture
-from ofa_jax.data.records import Box, Record, RecordError, Region, TextRecord
-from ofa_jax.data.transforms.image import Picture
+from ofa_jax.data.records import Box, DetectedObject, Record, RecordError, Region, TextRecord
+from ofa_jax.data.transforms.boxes import scale_box
+from ofa_jax.data.transforms.image import Picture, enough_for
+from ofa_jax.data.transforms.randaugment import rand_augment
 from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Passage, Task, TaskContext
 from ofa_jax.tasks.encode import Encoder
 from ofa_jax.tasks.table import ROWS, TASK_NAMES, TASKS
@@ -26,6 +28,7 @@ from ofa_jax.vocab.tokenizer import Tokenizer
 
 _CACHED_TEXTS = 1 << 16  # distinct short texts whose ids are kept; the cache starts afresh when it is full
 _CACHED_CHARACTERS = 256  # longer texts are not kept
+_RAND_AUGMENTED = ("caption", "question")  # row kinds
 
 Transform = Callable[[Any, np.ndarray, Any, int, np.random.Generator], Picture]
 
@@ -80,14 +83,19 @@ class RowBuilder:
         `pairs_per_image` * len(ROWS[source.row]) sequences, pair by pair and task by task.
 
         Items are drawn without replacement while they last, then again from the start. Image infilling is always resized and never
-        augmented, because its codes belong to the picture as it is stored. Raises RecordError for content that cannot be used, ConfigError
-        when block, row kind and records do not go together.
+        augmented, because its codes belong to the picture as it is stored; only captions and questions are changed by RandAugment, which
+        moves pixels without their boxes. Raises RecordError for content that cannot be used, ConfigError when block, row kind and records
+        do not go together.
         """
         items = self.items(record, source.row)
         order = draw.permutation(len(items)).tolist() if len(items) > 1 else [0]
         pairs = block.pairs_per_image
-        kind = "resize" if source.row == "image_infilling" else block.augment
-        image, chosen = self._picture(block, record, [items[i] for i in order[:pairs]], kind, draw)
+        infilling = source.row == "image_infilling"
+        kind = "resize" if infilling else block.augment
+        at_least = 0 if infilling or not self._train else enough_for(kind, block.image_px)
+        image, chosen = self._picture(block, record, [items[i] for i in order[:pairs]], kind, draw, at_least=at_least)
+        if block.rand_augment and image is not None and source.row in _RAND_AUGMENTED:
+            image = rand_augment(image, draw)
         tasks = ROWS[source.row]
         sequences = []
         hole = False
@@ -176,22 +184,23 @@ class RowBuilder:
         return ids
 
     def _picture(
-        self, block: BlockConfig, record: Record, items: list[Item], kind: str, draw: np.random.Generator
+        self, block: BlockConfig, record: Record, items: list[Item], kind: str, draw: np.random.Generator, *, at_least: int = 0
     ) -> tuple[np.ndarray | None, list[Item]]:
         """The network input, and the items with their boxes moved; items whose box lies outside the crop are left out."""
         if isinstance(record, TextRecord):
             return None, items
-        pixels = decode_picture(record)
+        pixels = decode_picture(record, at_least=at_least)
+        size = (record.width, record.height)
         first = items[0]
         if isinstance(first, Region):
             regions = [item for item in items if isinstance(item, Region)]
-            picture = self._transform(kind, pixels, [region.box for region in regions], block.image_px, draw)
+            picture = self._transform(kind, pixels, _boxes_in(pixels, size, regions), block.image_px, draw)
             kept: list[Item] = [Region(regions[i].text, Box(*box)) for i, box in zip(picture.kept, picture.boxes, strict=True)]
             if not kept:
                 _reject(record, "box_outside", "regions/box", "no box with an area in the network input", "at least one")
             return picture.image, kept
         if isinstance(first, Objects):
-            picture = self._transform(kind, pixels, [found.box for found in first.objects], block.image_px, draw)
+            picture = self._transform(kind, pixels, _boxes_in(pixels, size, first.objects), block.image_px, draw)
             pairs = zip(picture.kept, picture.boxes, strict=True)
             return picture.image, [Objects(tuple(dataclasses.replace(first.objects[i], box=Box(*box)) for i, box in pairs))]
         return self._transform(kind, pixels, [], block.image_px, draw).image, items
@@ -199,6 +208,14 @@ class RowBuilder:
 
 _TASK_IDS = {name: number for number, name in enumerate(TASK_NAMES)}
 _NO_NEGATIVES = Negatives()
+
+
+def _boxes_in(pixels: np.ndarray, size: tuple[int, int], items: Iterable[Region | DetectedObject]) -> list[Box]:
+    """The items' boxes, which are in pixels of the stored picture of `size`, in those of the decoded one."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return [item.box for item in items]
+    return [scale_box(item.box, x=width / size[0], y=height / size[1]) for item in items]
 
 
 def _reject(record: Record, reason: str, field: str, found: str, expected: str) -> None:

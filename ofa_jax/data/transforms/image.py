@@ -22,6 +22,7 @@ from ofa_jax.data.transforms.boxes import clip_box, crop_box, flip_box, has_area
 MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded, unless the caller allows less
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _OFA_MAX_SCALE = 480  # upper end of OFA's RandomResize scales, whatever the input size
+_MAX_JITTER = 1.5  # upper end of LargeScaleJitter
 _MAX_JITTER_SIDES = 32  # longer side over the network input at most, so that a picture of 1 x 100,000 pixels cannot fill the memory
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -34,24 +35,53 @@ class Picture(NamedTuple):
     kept: tuple[int, ...]  # for each box its index among the boxes that came in
 
 
-def decode_image(data: bytes, *, max_pixels: int | None = None) -> np.ndarray:
+def decode_image(data: bytes, *, max_pixels: int | None = None, at_least: int = 0) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, GIF or BMP file into RGB pixels, uint8 [height, width, 3].
 
     Transparency is laid over white, 16-bit grey is scaled down, CMYK and palettes are converted. The EXIF orientation is not
     applied, because boxes are pixels of the stored picture. Raises ValueError with the reason for bytes that are no whole picture and,
     before it is decoded, for one of more than `max_pixels` (None: `MAX_PIXELS`).
+
+    With `at_least`, a JPEG whose shorter side is longer may come smaller, by the scaled inverse DCT in eighths of its size, as long as
+    its shorter side keeps that many pixels (`enough_for`); any other file comes whole. `stored_size` still tells its size.
     """
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    return _decode_jpeg(data, limit) if data[:2] == b"\xff\xd8" else _decode_with_pillow(data, limit)
+    return _decode_jpeg(data, limit, at_least) if _is_jpeg(data) else _decode_with_pillow(data, limit)
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
+def stored_size(data: bytes, decoded: np.ndarray) -> tuple[int, int]:
+    """Returns (width, height) of a file that `decode_image` has read as `decoded`, however small."""
+    if _is_jpeg(data):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        return width, height
+    return decoded.shape[1], decoded.shape[0]
+
+
+def enough_for(kind: str, px: int) -> int:
+    """Returns `at_least` of `decode_image` for transform `kind` to `px`: twice the longest side that it gives a picture's shorter side.
+
+    Pillow's bicubic filter antialiases from there. Measured on synthetic photographs at 384 px (`launch/bench.py data --sizes`):
+    SIZES
+    """
+    if kind == "random_crop":  # cuts pixels as they are stored
+        return 0
+    longest = {"random_resize_crop": resize_scales(px)[0][-1], "scale_jitter": round(px * _MAX_JITTER)}.get(kind, px)
+    return 2 * longest
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:2] == b"\xff\xd8"
+
+
+def _decode_jpeg(data: bytes, max_pixels: int, at_least: int) -> np.ndarray:
     try:
         height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
         if colour_space in ("CMYK", "YCCK"):
             return _decode_with_pillow(data, max_pixels)
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        if not 0 < at_least < min(height, width):
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=at_least, min_width=at_least)
     except ValueError as error:
         raise ValueError(f"found a JPEG file of {len(data)} bytes that does not decode ({error}), expected a whole picture") from error
 
@@ -176,7 +206,7 @@ def _scale_jitter(image: np.ndarray, boxes: Sequence[Box], *, px: int, draw: np.
     if flip < 0.5:
         image = image[:, ::-1]
         boxes = [flip_box(box, width=width) for box in boxes]
-    shorter = round(px * (1.0 + 0.5 * ratio))
+    shorter = round(px * (1.0 + (_MAX_JITTER - 1.0) * ratio))
     scale = max(shorter / height, shorter / width)
     new_width, new_height = (min(round(side * scale), _MAX_JITTER_SIDES * px) for side in (width, height))
     image, boxes = _resize(image, boxes, width=new_width, height=new_height)
