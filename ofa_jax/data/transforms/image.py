@@ -61,7 +61,9 @@ def enough_for(kind: str, px: int) -> int:
     """Returns `at_least` of `decode_image` for transform `kind` to `px`: twice the longest side that it gives a picture's shorter side.
 
     Pillow's bicubic filter antialiases from there, and 640 x 480 is never reduced at 384 px.
-    SIZES
+    `launch/bench.py data --sizes` measures at 384 px, on synthetic photographs against whole decoding: 2048 x 1536 at 5/8 1.35 times the
+    images/s and a PSNR of 53 dB, 4000 x 3000 at 3/8 2.75 times and 55 dB, 2047 x 1365 at 6/8 1.09 times and 44 dB. Sides are rounded up,
+    so that a picture whose sides are no multiples of 8 is stretched by less than a decoded pixel, 1/960 of the shorter side here.
     """
     if kind == "random_crop":  # cuts pixels as they are stored
         return 0
@@ -168,7 +170,7 @@ def _resize_crop(
 ) -> tuple[np.ndarray, list[Box]]:
     """The window at (`left`, `top`) of the picture resized to `width` x `height`; Pillow computes no pixel outside, which saves a third.
 
-    Pillow keeps the window in single precision: fewer than one level in a hundred differs by 1 from a crop of the whole resized picture.
+    Pillow keeps the window in single precision: about one level in a hundred rounds to a neighbour of what a crop of the whole resized picture has.
     `boxes` are in pixels of the resized picture.
     """
     old_height, old_width = image.shape[:2]

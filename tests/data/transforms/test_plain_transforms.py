@@ -92,7 +92,7 @@ def test_object_centre_crop(size: tuple[int, int], share: tuple[float, ...]):
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 517), (96, 70), (50, 1000)])
 def test_a_window_is_resized_as_the_whole_picture(size: tuple[int, int]):
-    """The same filter of the same neighbours: a level apart at most, in one of a hundred (Pillow keeps windows in single precision)."""
+    """The same filter of the same neighbours; Pillow keeps windows in single precision, so one level in a hundred rounds otherwise."""
     image = picture(*size)
     for seed in range(6):
         draw = np.random.default_rng(seed)
