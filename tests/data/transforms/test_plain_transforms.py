@@ -9,8 +9,10 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ofa_jax.data.records import Box
+from ofa_jax.data.transforms import image as image_module
 from ofa_jax.data.transforms.image import transform
 
 PX = 32
@@ -86,6 +88,20 @@ def test_object_centre_crop(size: tuple[int, int], share: tuple[float, ...]):
         assert found.kept == (0,)
         expected = [min(max(place, 0), PX) for place in (x0 - left, y0 - top, x1 - left, y1 - top)]
         np.testing.assert_allclose(tuple(found.boxes[0]), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 517), (96, 70), (50, 1000)])
+def test_a_window_is_resized_as_the_whole_picture(size: tuple[int, int]):
+    """The same filter of the same neighbours; Pillow keeps windows in single precision, so one level in a hundred rounds otherwise."""
+    image = picture(*size)
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        width, height = (int(draw.integers(PX, 700)) for _ in range(2))
+        left, top = int(draw.integers(width - PX + 1)), int(draw.integers(height - PX + 1))
+        found, _ = image_module._resize_crop(image, [], width=width, height=height, left=left, top=top, px=PX)
+        whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        difference = np.abs(found.astype(int) - whole[top : top + PX, left : left + PX])
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("size", [(60, 44), (44, 90), (20, 16)])
