@@ -198,7 +198,11 @@ def _tracked() -> list[Path]:
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
-    return _sources("ofa_jax", "configs", "launch", "tests") + sorted(ROOT.glob("*.*")) + [ROOT / "Makefile"]
+    return (
+        _sources("ofa_jax", "configs", "launch", "tests")
+        + sorted(path for path in ROOT.glob("*.*") if path.is_file())
+        + [ROOT / "Makefile"]
+    )
 
 
 def test_no_path_of_one_machine_is_written_down():

@@ -199,6 +199,8 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     yield from _length(config, f"{path}.source_len", block.source_len)
     yield from _length(config, f"{path}.target_len", block.target_len)
     yield from _sources(config, block)
+    if block.rand_augment and block.augment != "random_resize_crop":
+        yield f"{path}.rand_augment: found true with augment={block.augment}, expected random_resize_crop, behind which OFA applies it"
     if block.stream != "pairs" and block.pairs_per_image != 1:
         yield f"{path}.pairs_per_image: found {block.pairs_per_image}, expected 1, because a row of stream {block.stream} is one sequence"
     if block.stream == "text":

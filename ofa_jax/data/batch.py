@@ -1,8 +1,9 @@
 """The type in which the NumPy side and the JAX side meet.
 
 A global batch is a fixed set of row blocks (`config.BlockConfig`). A block has R rows (images, or texts) and Q = R * G sequences,
-where G is constant (0 in a block of stream `pictures`): sequence q belongs to row q // G, so the model encodes each image once and repeats its features G times.
-Every shape is static: it depends on the config alone. NamedTuples are pytrees by themselves, so nothing here needs JAX.
+where G is constant (0 in a block of stream `pictures`): sequence q belongs to row q // G, so the model encodes each image once and repeats
+its features G times. Every shape is static: it depends on the config alone. NamedTuples are pytrees by themselves, so nothing here needs
+JAX.
 """
 
 from __future__ import annotations

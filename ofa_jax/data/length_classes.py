@@ -56,7 +56,9 @@ def choose_classes(
     left, classes = np.ones(len(lengths), bool), []
     for place, count in enumerate(rows):
         if place + 1 == len(rows):
-            bounds = np.tile(longest, tasks) if not left.any() else np.minimum(_up(flat[left].max(axis=0), multiple), np.tile(longest, tasks))
+            bounds = (
+                np.tile(longest, tasks) if not left.any() else np.minimum(_up(flat[left].max(axis=0), multiple), np.tile(longest, tasks))
+            )
         else:
             share = count / sum(rows[place:])
             bounds = np.minimum(_up(_bounds(flat[left], weights[left], share), multiple), np.tile(longest, tasks))
@@ -125,8 +127,6 @@ def block_usefulness(block: BlockConfig, lengths: Sequence[np.ndarray], *, num_p
 
 def block_classes(block: BlockConfig, lengths: Sequence[np.ndarray], *, rows: Sequence[int], multiple: int) -> tuple[LengthClass, ...]:
     """Returns classes for a block's sources with the given rows; `lengths` are of each source, see `choose_classes` for the rest."""
-    weights = np.concatenate(
-        [np.full(len(table), line.weight / len(table)) for table, line in zip(lengths, block.sources, strict=True)]
-    )
+    weights = np.concatenate([np.full(len(table), line.weight / len(table)) for table, line in zip(lengths, block.sources, strict=True)])
     longest = (block.source_len, block.target_len)
     return choose_classes(np.concatenate(lengths), weights, rows=rows, longest=longest, multiple=multiple)

@@ -124,8 +124,8 @@ def class_members(parts: Sequence[RowBlock], lengths: Sequence[np.ndarray]) -> l
     """What each length class of a block draws of each of the block's sources: every record belongs to one class.
 
     A record belongs to the first class that holds its sequences (the last takes what none holds), but for as many as a later class needs to
-    fill its rows: those are spread evenly over the records. So every record of a source comes as often as every other, and the mixture is that of the
-    weights (of the first stage), whatever the rows of the classes.
+    fill its rows: those are spread evenly over the records. So every record of a source comes as often as every other, and the mixture is
+    that of the weights (of the first stage), whatever the rows of the classes.
 
     Args:
       parts: the classes of one block, in order.
@@ -137,7 +137,9 @@ def class_members(parts: Sequence[RowBlock], lengths: Sequence[np.ndarray]) -> l
     natural = [_natural_class(classes, table) for table in lengths]
     weights = integer_proportions([source.weight for source in parts[0].sources])
     shares = [
-        sum((Fraction(weight * int((of == place).sum()), max(len(of), 1)) for weight, of in zip(weights, natural, strict=True)), Fraction(0))
+        sum(
+            (Fraction(weight * int((of == place).sum()), max(len(of), 1)) for weight, of in zip(weights, natural, strict=True)), Fraction(0)
+        )
         / sum(weights)
         for place in range(len(classes))
     ]
@@ -182,7 +184,8 @@ def _waterfall(shares: Sequence[Fraction], rows: Sequence[Fraction], parts: Sequ
             short = float(sum(shares[: place + 1]))
             raise DataError(
                 f"block {parts[place].name}: found {short:.3f} of the records as short as its class and those before it, expected at least "
-                f"{float(sum(rows[: place + 1])):.3f}, their share of the rows; `python launch/prepare.py classes` prints classes that fit the data"
+                f"{float(sum(rows[: place + 1])):.3f}, their share of the rows; "
+                "`python launch/prepare.py classes` prints classes that fit the data"
             )
     return gives
 

@@ -27,7 +27,7 @@ import grain
 import numpy as np
 
 from ofa_jax.config.errors import DataError, UserError
-from ofa_jax.config.schema import BlockConfig, DataConfig, RowBlock, SourceConfig
+from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
 from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
 from ofa_jax.data.mixture import Draw, Members, block_order, class_members, host_rows, rows_before
 from ofa_jax.data.quarantine import Quarantine
@@ -85,7 +85,8 @@ class Pipeline:
       seed: the run's seed.
       build_row: turns a record into a row; raises RecordError for content it cannot use. It must be picklable by cloudpickle when
         `data.num_workers` is above 0, and may be called from several threads.
-      open_source: opens the records of one line of a mixture; called once for each (dataset, split, with or without codes), in each worker process again.
+      open_source: opens the records of one line of a mixture; called once for each (dataset, split, with or without codes), in each worker
+        process again.
       host, num_hosts: host h of n makes rows [h * R / n, (h + 1) * R / n) of each block's R rows.
       quarantine: where given, `iterate` lists rejects there and applies its stop rule (with several hosts it only lists them: the
         rule needs the sums over all hosts).
@@ -245,11 +246,9 @@ class Pipeline:
                 read.append(error)
         return read
 
-    def _make_row(
-        self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError
-    ) -> tuple[Row, Origin]:
-        """The row of one element and where it came from; rejected records are replaced by further draws from what the block draws of the same
-        source, so that the mixture holds."""
+    def _make_row(self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError) -> tuple[Row, Origin]:
+        """The row of one element and where it came from; rejected records are replaced by further draws from what the block draws of the
+        same source, so that the mixture holds."""
         source, index = block.sources[draw.source], draw.record
         rejects: list[Reject] = []
         for retry in range(MAX_REDRAWS + 1):

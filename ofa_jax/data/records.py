@@ -98,7 +98,8 @@ class RecordError(ValueError):
 # ------------------------------------------------------------------------------------------------------------------ on disk
 # A dataset directory is an ordinary TFDS one (`dataset_info.json`, `features.json`, ArrayRecord shards of tf.train.Example), so that
 # `tfds.builder_from_directory` opens it; beside them lie `manifest.json` and `negatives.json`. Records are read here straight from the
-# shards: about twice as fast as through TFDS's feature decoding (80 against 180 microseconds a record before version 2 of the schema), and without importing TFDS.
+# shards: about twice as fast as through TFDS's feature decoding (80 against 180 microseconds a record before version 2 of the schema), and
+# without importing TFDS.
 
 SCHEMA_VERSION = 2  # of the features below; part of every manifest. 2: ids of questions, people's answers
 OBJECT_SEPARATOR = "&&"  # joins the object words of one caption, as in the official TSV files
@@ -351,7 +352,8 @@ class RecordSource:
         return self._shards.read_bytes(indices)
 
     def sequence_lengths(self, row: str) -> np.ndarray:
-        """Returns tokens of source and target of every record's sequences, uint16 [records, tasks, 2], the tasks of row kind `row` in order.
+        """Returns tokens of source and target of every record's sequences, uint16 [records, tasks, 2], the tasks of row kind `row` in
+        order.
 
         The array lies on the disk and is read where it is used. Raises `DataError` when the data set was prepared without lengths, or
         with those of another row kind.
@@ -430,7 +432,8 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, 
 
 
 def load_codes_manifest(folder: Path, dataset: str) -> dict[str, Any]:
-    """Returns what the side shards of a dataset's directory say of themselves. Raises `DataError` when there are none, or unfinished ones."""
+    """Returns what the side shards of a dataset's directory say of themselves. Raises `DataError` when there are none, or unfinished
+    ones."""
     path = folder / CODES_FOLDER / "manifest.json"
     if not path.exists():
         raise DataError(f"dataset {dataset!r}: found no finished image codes ({path} is missing), expected them; {_HOW_CODES}")
@@ -448,7 +451,9 @@ def _open_codes(folder: Path, manifest: dict[str, Any], side: dict[str, Any], sp
     own = [(shard["file"], shard["records"]) for shard in manifest["splits"][split]["shards"]]
     theirs = [(shard["of"], shard["records"]) for shard in side["splits"].get(split, {"shards": ()})["shards"]]
     if own != theirs:
-        raise DataError(f"{folder / CODES_FOLDER}: found codes of other shards than {folder} has, expected one for each; {_HOW_CODES} --rebuild")
+        raise DataError(
+            f"{folder / CODES_FOLDER}: found codes of other shards than {folder} has, expected one for each; {_HOW_CODES} --rebuild"
+        )
     return _open_shards(folder / CODES_FOLDER, side["splits"][split]["shards"], f"codes of {folder.name}/{split}")
 
 

@@ -30,8 +30,8 @@ class ShardReader:
         return self.__dict__ | {"_readers": {}, "_pid": -1}
 
     def read_bytes(self, indices: Sequence[int]) -> list[bytes]:
-        """Returns the records at `indices`, in their order; one read per shard. Raises IndexError for a place that is not there, OSError when
-        a shard cannot be read."""
+        """Returns the records at `indices`, in their order; one read per shard. Raises IndexError for a place that is not there, OSError
+        when a shard cannot be read."""
         places = np.asarray(indices, np.int64)
         if places.size and (places.min() < 0 or places.max() >= len(self)):
             raise IndexError(f"{self._name} has {len(self)} records; asked for {places.min()} to {places.max()}")

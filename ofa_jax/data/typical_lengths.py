@@ -1,10 +1,11 @@
 """Token lengths as the public data sets have them, drawn from their published statistics: for choosing shapes before the data is there.
 
 Words: CC3M 10.3 +- 4.5 and CC12M 20.2 +- 16.3 a caption (Changpinyo et al. 2021, arXiv 2102.08981, table 1, which counts tokens as words);
-SBU about 12 (Ordonez et al. 2011); COCO 10.5 +- 2.2 (Chen et al. 2015, arXiv 1504.00325); Visual Genome 5 a region, questions 5.7 and answers 1.8
-(Krishna et al. 2016, arXiv 1602.07332); VQAv2 6.2 a question (Antol et al. 2015); GQA 7.9 (Hudson and Manning 2019, a mean over its balanced
-questions); RefCOCO 3.5, RefCOCO+ 3.5, RefCOCOg 8.4 (Yu et al. 2016, arXiv 1608.00272). Objects: OpenImages 8.4, COCO 7.3, Objects365 15.8 a picture
-(Shao et al. 2019), Visual Genome 35. Spreads that are not published are ours. A word is 1.25 tokens of GPT-2's after OFA's lower-casing.
+SBU about 12 (Ordonez et al. 2011); COCO 10.5 +- 2.2 (Chen et al. 2015, arXiv 1504.00325); Visual Genome 5 a region, questions 5.7 and
+answers 1.8 (Krishna et al. 2016, arXiv 1602.07332); VQAv2 6.2 a question (Antol et al. 2015); GQA 7.9 (Hudson and Manning 2019, a mean
+over its balanced questions); RefCOCO 3.5, RefCOCO+ 3.5, RefCOCOg 8.4 (Yu et al. 2016, arXiv 1608.00272). Objects: OpenImages 8.4, COCO
+7.3, Objects365 15.8 a picture (Shao et al. 2019), Visual Genome 35. Spreads that are not published are ours. A word is 1.25 tokens of
+GPT-2's after OFA's lower-casing.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ def large():
 
 
 BROKEN = {
+    "data.blocks.scenes.rand_augment=true": "data.blocks.scenes.rand_augment: found true with augment=resize, expected random_resize_crop",
     "steps=0": "steps: found 0, expected more than 0",
     "log_every=0": "log_every: found 0",
     "seed=-1": "seed: found -1, expected at least 0",

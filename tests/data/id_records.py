@@ -107,4 +107,3 @@ def measure_worker(folder: str, steps: int) -> None:
             time.sleep(0.5)
             print(f"{before:.1f} {resident_mb(worker):.1f}", flush=True)
         RECORDS.update(known)
-

@@ -67,7 +67,8 @@ def test_any_number_of_workers_makes_the_same_batches(folder: Path, whole: Batch
 
 
 def test_counts_are_exact(folder: Path):
-    """In any stretch of a block each source has its share, to less than one record at either end, and none comes twice before all came once."""
+    """In any stretch of a block each source has its share, to less than one record at either end, and none comes twice before all came
+    once."""
     made = pipeline(config(PLAIN), folder)
     drawn = collections.Counter()
     ids: dict[str, list[int]] = collections.defaultdict(list)

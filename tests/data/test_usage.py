@@ -73,7 +73,9 @@ def test_a_source_of_two_blocks_is_counted_once():
     assert usage.epochs(4) == {"shapes/caption": 3.0, "shapes/caption/validation": 4.0}
 
 
-@pytest.mark.parametrize(("max_epochs", "names"), [(0, []), (3.3, ["prose/text_infilling"]), (3, ["letters/caption", "prose/text_infilling"])])
+@pytest.mark.parametrize(
+    ("max_epochs", "names"), [(0, []), (3.3, ["prose/text_infilling"]), (3, ["letters/caption", "prose/text_infilling"])]
+)
 def test_the_forecast_names_what_repeats_more_than_the_limit(max_epochs: float, names: list[str]):
     usage = Usage(data_config(max_epochs=max_epochs), [[Members(1000), Members(11)], [Members(40)]])
     said = usage.forecast(10)

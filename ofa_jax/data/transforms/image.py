@@ -170,8 +170,8 @@ def _resize_crop(
 ) -> tuple[np.ndarray, list[Box]]:
     """The window at (`left`, `top`) of the picture resized to `width` x `height`; Pillow computes no pixel outside, which saves a third.
 
-    Pillow keeps the window in single precision: about one level in a hundred rounds to a neighbour of what a crop of the whole resized picture has.
-    `boxes` are in pixels of the resized picture.
+    Pillow keeps the window in single precision: about one level in a hundred rounds to a neighbour of what a crop of the whole resized
+    picture has. `boxes` are in pixels of the resized picture.
     """
     old_height, old_width = image.shape[:2]
     if (old_width, old_height) == (width, height):

@@ -1,7 +1,8 @@
 """OFA's RandAugment: a few photographic and geometric operations on the network input of captions and questions.
 
 Ten operations and one fixed strength, as OFA's pretraining uses them (N = 2 draws, M = 7 of 10). Tone operations agree with Pillow's
-ImageOps and ImageEnhance; Sharpness but for the border, which stays as it is. Geometric operations sample linearly and fill with grey. Nothing is mirrored, because captions mention left and right.
+ImageOps and ImageEnhance; Sharpness but for the border, which stays as it is. Geometric operations sample linearly and fill with grey.
+Nothing is mirrored, because captions mention left and right.
 
 Two accidents of the official code are not repeated: AutoContrast there negates the darkest level as an unsigned byte, which whites out a
 picture without black, and Sharpness lets levels above 255 start again at 0. All its pictures of an epoch also share their draws.

@@ -1,6 +1,7 @@
 """The transforms of OFA's pretraining, pixels and boxes, against plain float64 code written from their definitions.
 
-Pixels agree within 2 grey levels: Pillow rounds to whole levels after each of the two passes of a resize, and its filter weights to 22 bits.
+Pixels agree within 2 grey levels: Pillow rounds to whole levels after each of the two passes of a resize, and its filter weights to 22
+bits.
 """
 
 from __future__ import annotations

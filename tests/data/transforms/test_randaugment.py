@@ -177,7 +177,7 @@ def test_directions():
 
 
 def test_the_operations_are_the_official_ones():
-    expected = "Identity AutoContrast Equalize Brightness Sharpness ShearX ShearY TranslateX TranslateY Rotate".split()
+    expected = ["Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"]
     assert list(OPERATIONS) == expected
 
 

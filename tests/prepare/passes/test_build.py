@@ -239,7 +239,7 @@ def test_nothing_usable_and_nothing_there_are_errors(tmp_path):
 
 
 def test_the_command_as_the_readme_has_it(source, tmp_path):
-    flags = [f"--source={source}", f"--data_dir={tmp_path}", "--workers=2"]
+    flags = [f"--source={source}", f"--data_dir={tmp_path}", "--leak_bits=40"]
     command = [sys.executable, str(ROOT / "launch" / "prepare.py"), "build", "cc3m", *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
