@@ -79,9 +79,10 @@ def build(options: BuildOptions, *, data_dir: Path, runner: RunnerOptions, rebui
 
 def _open_folder(files: Files, made_of: dict[str, Any], *, rebuild: bool) -> None:
     """Makes the folder ready: work of the same options stays, work of others is an error, or removed where `rebuild`."""
-    note = files.passes / "options.json"
-    if rebuild and files.folder.exists():
-        (files.folder / "manifest.json").unlink(missing_ok=True)  # first: without it nothing reads the rest
+    note, manifest = files.passes / "options.json", files.folder / "manifest.json"
+    ours = note.exists() or manifest.exists()
+    if rebuild and ours:  # a folder of something else, raw files perhaps, is never removed
+        manifest.unlink(missing_ok=True)  # first: without it nothing reads the rest
         shutil.rmtree(files.folder)
     if note.exists():
         old = load_json(note)

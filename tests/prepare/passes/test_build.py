@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +17,11 @@ import simplejpeg
 import tensorflow_datasets as tfds
 from made_tars import caption, members, picture, write_tars
 
-from ofa_jax.config.errors import DataError
+from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import VocabConfig
 from ofa_jax.data.records import ImageRecord, load_json, open_records
 from ofa_jax.data.transforms.image import decode_image
+from ofa_jax.prepare import build_flags
 from ofa_jax.prepare.evaluation_pictures import write_table
 from ofa_jax.prepare.layouts.webdataset import WebDataset
 from ofa_jax.prepare.lengths import LengthCounter
@@ -246,3 +249,63 @@ def test_the_command_as_the_readme_has_it(source, tmp_path):
     assert done.stdout.splitlines()[-1] == f"{tmp_path / 'cc3m'}: 31 records in 1 shards"
     wrong = subprocess.run([*command[:-3], "--option=patern=x", *flags], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and "found no field 'patern' of WebDataset; did you mean pattern?" in wrong.stderr
+
+
+def test_the_commands_that_read_what_was_built(built, tmp_path):
+    """The table of an evaluation set's pictures, and length classes for a config's blocks from the prepared lengths."""
+    folder, _ = built
+    config = tmp_path / "small.py"
+    config.write_text(
+        "import dataclasses\n"
+        "from configs.ofa_tiny import get_config as tiny\n"
+        "from ofa_jax.config.schema import BlockConfig, DataConfig, LengthClass, SourceConfig\n"
+        "def get_config(arg=''):\n"
+        "    classes = (LengthClass(8, (8, 20), (8, 2)), LengthClass(8, (128,), (64,)))\n"
+        "    block = BlockConfig('pairs', 'pairs', 16, 128, 64, (SourceConfig('pairs', 'caption'),), image_px=256, classes=classes)\n"
+        f"    return dataclasses.replace(tiny(), data=DataConfig(dir={str(folder.parent)!r}, blocks=(block,)))\n"
+    )
+    said: list[str] = []
+    parser = argparse.ArgumentParser()
+    build_flags.add_commands(parser.add_subparsers(dest="command"))
+    build_flags.run_classes(parser.parse_args(["classes", f"--config={config}", "--multiple=2"]), said.append)
+    assert re.fullmatch(r"pairs: 0\.9\d+ of all positions are of use, 0\.\d+ of those of texts", said[0]), said
+    assert [line.strip().split("(")[1].split(",")[0] for line in said[1:]] == ["8", "8"] and all(
+        "LengthClass(" in line for line in said[1:]
+    )
+    build_flags.run_pictures(
+        parser.parse_args(["pictures", f"--data_dir={folder.parent}", "--dataset=pairs", "--split=train"]), said.append
+    )
+    assert said[-1] == f"{folder / 'pictures-train.npz'}: 31 pictures"
+    (folder / "pictures-train.npz").unlink()
+    with pytest.raises(ConfigError, match=r"build: found the name 'cc4m'; did you mean cc3m\?"):
+        build_flags.run_build(parser.parse_args(["build", "cc4m", "--source=x"]), said.append)
+    with pytest.raises(ConfigError, match="build table: found no --dataset or no --row, expected both with a layout"):
+        build_flags.run_build(parser.parse_args(["build", "table", "--source=x"]), said.append)
+
+
+def test_own_tables_are_built_with_the_names_of_their_columns(tmp_path):
+    source = tmp_path / "mine"
+    (source / "pictures").mkdir(parents=True)
+    for number in range(3):
+        (source / "pictures" / f"{number}.jpg").write_bytes(members(5, number)["jpg"])
+    rows = [{"file": f"pictures/{number}.jpg", "said": f"picture {number}", "name": f"p{number}"} for number in range(3)]
+    (source / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parser = argparse.ArgumentParser()
+    build_flags.add_commands(parser.add_subparsers(dest="command"))
+    flags = [f"--source={source}", f"--data_dir={tmp_path / 'data'}", "--dataset=mine", "--row=caption", "--licence=ours"]
+    options = ["--option=image=file", "--option=caption=said", "--option=id=name"]
+    build_flags.run_build(parser.parse_args(["build", "table", *flags, *options]), lambda line: None)
+    found = open_records(tmp_path / "data", "mine", "train").read(range(3))
+    assert [(record.record_id, record.captions[0].text) for record in found] == [(f"p{number}", f"picture {number}") for number in range(3)]
+    assert load_json(tmp_path / "data" / "mine" / "manifest.json")["licence"] == "ours"
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_folder_of_other_files_is_never_touched(source, tmp_path, rebuild):
+    """As when the raw files lie where the data set would go."""
+    raw = tmp_path / "pairs" / "raw.tar"
+    raw.parent.mkdir()
+    raw.write_bytes(b"of value")
+    with pytest.raises(DataError, match="found files of another origin, expected an empty folder"):
+        run(source, tmp_path, rebuild=rebuild)
+    assert raw.read_bytes() == b"of value"
