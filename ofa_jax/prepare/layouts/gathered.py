@@ -15,7 +15,12 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class Gathered(Layout):
-    """Base of the layouts with annotation files. Subclasses say what `pictures_in` yields; its order is that of the build."""
+    """Base of the layouts with annotation files. Subclasses say what `pictures_in` yields; its order is that of the build.
+
+    `splits` makes several splits of one data set, each "name" or "name=theirs": ("train", "validation=val").
+    """
+
+    splits: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # empty: the one of the option `split`
 
     def split_name(self) -> str:
         """Returns the split that all records belong to."""
@@ -27,10 +32,26 @@ class Gathered(Layout):
         raise NotImplementedError
 
     def gather(self, folder: Path, progress: Progress) -> None:
-        """Writes the parts. Raises as `pictures_in`, and `DataError` when there is no picture at all."""
-        write_parts(folder, self.split_name(), self.pictures_in(progress))
-        if not any(folder.iterdir()):
-            raise DataError(f"{self.dataset}: found no picture of {self} in its annotation files, expected at least one")
+        """Writes the parts. Raises as `pictures_in`, and `DataError` when there is no picture at all of a split."""
+        for name, one in self._by_split():
+            write_parts(folder, name, one.pictures_in(progress))
+            if not any(folder.glob(f"{name}-*.jsonl")):
+                raise DataError(f"{self.dataset}: found no picture of {one} in its annotation files, expected at least one")
+
+    def _by_split(self) -> Iterator[tuple[str, Gathered]]:
+        """Yields the name of each split and the layout of it alone."""
+        if not self.splits:
+            yield self.split_name(), self
+            return
+        if "split" not in {field.name for field in dataclasses.fields(self)}:
+            raise DataError(f"{self.dataset}: option splits: found {', '.join(self.splits)}, expected none: the data set has one split")
+        for item in self.splits:
+            name, _, theirs = item.partition("=")
+            if not name.isidentifier():
+                raise DataError(
+                    f"{self.dataset}: option splits: found {item!r}, expected a name, or a name and theirs as in validation=val"
+                )
+            yield name, dataclasses.replace(self, splits=(), split=theirs or name)  # type: ignore[call-arg]
 
     def inputs(self, gathered: Path) -> list[Input]:
         """Returns the parts. Raises `DataError` when nothing was gathered."""

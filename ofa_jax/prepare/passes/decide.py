@@ -21,6 +21,7 @@ from ofa_jax.prepare.layouts.base import Input, Progress
 from ofa_jax.prepare.manifest import write_json
 from ofa_jax.prepare.passes.arrays import ids_of, load_arrays, save_array
 from ofa_jax.prepare.passes.options import BuildOptions, Files
+from ofa_jax.prepare.picture_hash import short_digest
 
 
 def match_input(item: Input, *, options: BuildOptions, files: Files) -> None:
@@ -46,7 +47,8 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
     for number, item in enumerate(inputs):
         arrays = load_arrays(files.index(item), "record", "content", "usable")
         here = slice(starts[number], starts[number + 1])
-        record[here], content[here], usable[here] = arrays["record"], arrays["content"], arrays["usable"]
+        salt = np.uint64(short_digest(item.split.encode()))  # splits may share pictures: what returns is looked for within each
+        record[here], content[here], usable[here] = arrays["record"] ^ salt, arrays["content"] ^ salt, arrays["usable"]
     first_of_id = _first(record, usable)
     first_of_content = _first(content, usable) if options.drop_duplicates else np.arange(total)
     del record, content

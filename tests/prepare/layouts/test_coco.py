@@ -163,3 +163,16 @@ def test_options_are_checked() -> None:
         Coco("s", "d", what="objects", karpathy="dataset_coco.json")
     with pytest.raises(DataError, match="d: found the path /x.json, expected one below the source, s"):
         Coco("s", "d", karpathy="/x.json").gather(Path("."), print)
+
+
+def test_several_splits_of_one_data_set(source: Path, tmp_path: Path) -> None:
+    layout = coco(source, karpathy="dataset_coco.json", splits=("train", "validation=val"))
+    records, errors, _ = read_all(layout, tmp_path / "g")
+    assert errors == [] and [record.record_id for record in records] == ["9", "25", "30", "31"]
+    assert [(item.name, item.split) for item in layout.inputs(tmp_path / "g")] == [
+        ("train-00000", "train"),
+        ("validation-00000", "validation"),
+    ]
+    for wrong in ("validation=nothing", "a b"):
+        with pytest.raises(DataError, match="option split"):
+            read_all(coco(source, splits=(wrong,)), tmp_path / wrong.replace(" ", ""))

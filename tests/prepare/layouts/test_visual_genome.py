@@ -125,3 +125,10 @@ def test_files_that_do_not_fit_are_named(file: str, change: Any, message: str, s
 def test_options_are_checked() -> None:
     with pytest.raises(DataError, match="d: option what: found 'qa', expected one of captions, regions, questions, objects"):
         VisualGenome("s", "d", what="qa")
+
+
+def test_it_has_one_split(tmp_path: Path) -> None:
+    write_visual_genome(tmp_path / "vg")
+    layout = VisualGenome(str(tmp_path / "vg"), "vg_test", splits=("train", "validation"))
+    with pytest.raises(DataError, match="option splits: found train, validation, expected none: the data set has one split"):
+        read_all(layout, tmp_path / "g")

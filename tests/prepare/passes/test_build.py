@@ -23,12 +23,14 @@ from ofa_jax.data.records import ImageRecord, load_json, open_records
 from ofa_jax.data.transforms.image import decode_image
 from ofa_jax.prepare import build_flags
 from ofa_jax.prepare.evaluation_pictures import write_table
+from ofa_jax.prepare.layouts.refcoco import RefCoco
 from ofa_jax.prepare.layouts.webdataset import WebDataset
 from ofa_jax.prepare.lengths import LengthCounter
 from ofa_jax.prepare.passes.build import build
 from ofa_jax.prepare.passes.options import BuildOptions, Described
 from ofa_jax.prepare.passes.runner import RunnerOptions
 from ofa_jax.vocab.tokenizer import load_tokenizer
+from tests.prepare.layouts.annotated_fixtures import write_refcoco
 
 ROOT = Path(__file__).parents[3]
 TARS, SAMPLES = 3, 12
@@ -309,3 +311,18 @@ def test_a_folder_of_other_files_is_never_touched(source, tmp_path, rebuild):
     with pytest.raises(DataError, match="found files of another origin, expected an empty folder"):
         run(source, tmp_path, rebuild=rebuild)
     assert raw.read_bytes() == b"of value"
+
+
+def test_splits_may_share_pictures_and_are_built_together(tmp_path):
+    """RefCOCO's splits by references: a picture may be in two of them, with other regions."""
+    write_refcoco(tmp_path / "raw")
+    layout = RefCoco(str(tmp_path / "raw"), "refs", splits=("train", "validation=val"))
+    options = BuildOptions(layout, "grounding", Described("made up", "none"))
+    build(options, data_dir=tmp_path, runner=RunnerOptions(), progress=lambda line: None)
+    manifest = load_json(tmp_path / "refs" / "manifest.json")
+    assert list(manifest["splits"]) == ["train", "validation"]
+    for split in ("train", "validation"):
+        source = open_records(tmp_path, "refs", split)
+        assert len(source) == manifest["splits"][split]["records"] > 0
+        assert len(source.sequence_lengths("grounding")) == len(source)
+    assert sorted(tfds.builder_from_directory(str(tmp_path / "refs")).info.splits) == ["train", "validation"]
