@@ -57,6 +57,6 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path: Path):
         assert run.returncode == -signal.SIGKILL, "the build ended before it was killed"
         assert not (killed / "cc3m" / "manifest.json").exists()
     said = start(source, killed).communicate(timeout=300)[0]
-    assert "going on" in said
+    assert "going on" in said or "are there" in said  # the last kill may come when all files of the passes are there
     assert files_of(killed / "cc3m") == files_of(tmp_path / "whole" / "cc3m")
     assert not list((killed / "cc3m").rglob("*.partial"))
