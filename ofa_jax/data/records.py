@@ -389,7 +389,10 @@ def load_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} does not parse as JSON ({error}); prepare the data again: {_HOW}") from None
 
 
-_HOW = "run `python launch/prepare.py quickstart` (`make quickstart` does it), or name the directory with --config.data.dir"
+_HOW = (
+    "`python launch/prepare.py quickstart` makes the quickstart's data, `launch/prepare.py build <dataset>` a public data set; or name "
+    "another directory with --config.data.dir"
+)
 
 
 def existing_folder(data_dir: str | os.PathLike[str]) -> Path:
