@@ -198,15 +198,11 @@ def _write_tfds_files(folder: Path, notes: dict[str, list[dict[str, Any]]], opti
     from ofa_jax.prepare.builders import base  # imports TFDS, which takes seconds
 
     tfds = base.tfds
-    template = (
-        tfds.core.ShardedFileTemplate(
-            data_dir=folder,
-            dataset_name=options.layout.dataset,
-            filetype_suffix="array_record",
-            template=tfds.core.naming.DEFAULT_FILENAME_TEMPLATE,
-        )
-        if hasattr(tfds.core.naming, "DEFAULT_FILENAME_TEMPLATE")
-        else None
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder,
+        dataset_name=options.layout.dataset,
+        filetype_suffix="array_record",
+        template=tfds.core.naming.DEFAULT_FILENAME_TEMPLATE,
     )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

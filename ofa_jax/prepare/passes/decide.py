@@ -38,7 +38,7 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
     """Writes `keep/` of every input, `rejects.jsonl` and `plan.json`, and returns the plan.
 
     The plan has for every split its shards in order, {"file", "records", "from": [[input, first, end], ...]}, where `first` to `end` are
-    the kept records of an input by their order. Memory: 20 bytes a record, 400 MB for 20 million.
+    the kept records of an input by their order. Memory grows with the records, by some tens of bytes each.
     """
     sizes = [len(load_arrays(files.index(item), "record")["record"]) for item in inputs]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
