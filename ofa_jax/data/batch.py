@@ -9,6 +9,7 @@ JAX.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from collections.abc import Sequence as Ordered
 from typing import NamedTuple
 
@@ -85,11 +86,12 @@ PADDING_TASK = -1  # task id of a padding sequence
 PADDING_ELEMENT = -1  # element of a padding row
 
 
-def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, vocab_size: int | None = None) -> Block:
+def collate(rows: Iterable[Row], block: BlockConfig, elements: Ordered[int], *, vocab_size: int | None = None) -> Block:
     """Stacks rows into the arrays of one block, right-padded to the block's lengths.
 
     Args:
-      rows: R rows of the same number of sequences G; sequence g of row r becomes sequence r * G + g.
+      rows: R rows of the same number of sequences G; sequence g of row r becomes sequence r * G + g. They may be made while they are taken:
+        a picture is copied before the next row is asked for, so that the memory of one can serve all.
       block: its `stream`, `image_px`, `source_len` S and `target_len` T fix every shape.
       elements: the R indices of the rows in the block's endless order.
       vocab_size: where given, ids are checked to be below it.
@@ -97,12 +99,30 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
     A target of n tokens fills n + 1 positions: `decoder_ids` BOS + target, `target_ids` target + EOS, of which the first
     `no_loss_prefix` are PAD (never the EOS). Raises ValueError where a row breaks the promises of `Row` and `Sequence`.
     """
-    if not rows or len(rows) != len(elements):
-        raise ValueError(f"block {block.name}: found {len(rows)} rows for {len(elements)} elements, expected one row each, at least one")
-    group = len(rows[0].sequences)
+    num_rows = len(elements)
+    images = image_mask = hole_mask = None
+    if block.stream != "text":
+        images = np.empty((num_rows, block.image_px, block.image_px, 3), np.uint8)
+        image_mask, hole_mask = np.ones(num_rows, bool), np.zeros(num_rows, bool)
+    kept: list[tuple[Sequence, ...]] = []
+    for r, row in enumerate(rows):
+        kept.append(row.sequences)
+        if r >= num_rows:
+            break
+        if len(row.sequences) != len(kept[0]):
+            raise ValueError(f"block {block.name}: row {r}: found {len(row.sequences)} sequences, expected {len(kept[0])} as in row 0")
+        if images is not None and hole_mask is not None:
+            if row.image is None or row.image.shape != images.shape[1:] or row.image.dtype != np.uint8:
+                found = "none" if row.image is None else f"{row.image.dtype} {row.image.shape}"
+                raise ValueError(f"block {block.name}: row {r}: field image: found {found}, expected uint8 {images.shape[1:]}")
+            images[r], hole_mask[r] = row.image, row.hole
+    if not kept or len(kept) != num_rows:
+        found = f"{len(kept)} rows" if len(kept) <= num_rows else "more rows"
+        raise ValueError(f"block {block.name}: found {found} for {num_rows} elements, expected one row each, at least one")
+    group = len(kept[0])
     if group == 0 and block.stream != "pictures":
         raise ValueError(f"block {block.name}: row 0: found no sequences, expected at least 1")
-    num_rows, num_sequences = len(rows), len(rows) * group
+    num_sequences = num_rows * group
     source_ids = np.full((num_sequences, block.source_len), PAD_ID, np.int32)
     decoder_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
     target_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
@@ -112,10 +132,8 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
     if group:
         decoder_ids[:, 0] = BOS_ID
     num_source_ids = num_target_ids = 0
-    for r, row in enumerate(rows):
-        if len(row.sequences) != group:
-            raise ValueError(f"block {block.name}: row {r}: found {len(row.sequences)} sequences, expected {group} as in row 0")
-        for q, sequence in enumerate(row.sequences, start=r * group):
+    for r, sequences in enumerate(kept):
+        for q, sequence in enumerate(sequences, start=r * group):
             source, target = sequence.source_ids, sequence.target_ids
             num_source, num_target = len(source), len(target)
             if not 1 <= num_source <= block.source_len:
@@ -133,19 +151,9 @@ def collate(rows: Ordered[Row], block: BlockConfig, elements: Ordered[int], *, v
             num_target_ids += num_target + 1
     _check_ids(source_ids, block, field="source_ids", expected_ids=num_source_ids, vocab_size=vocab_size)
     _check_ids(target_ids, block, field="target_ids", expected_ids=num_target_ids, vocab_size=vocab_size)
-    for q, sequence in enumerate(sequence for row in rows for sequence in row.sequences):
+    for q, sequence in enumerate(sequence for sequences in kept for sequence in sequences):
         if sequence.no_loss_prefix:
             target_ids[q, : min(sequence.no_loss_prefix, len(sequence.target_ids))] = PAD_ID
-    images = image_mask = hole_mask = None
-    if block.stream != "text":
-        images = np.empty((num_rows, block.image_px, block.image_px, 3), np.uint8)
-        for r, row in enumerate(rows):
-            if row.image is None or row.image.shape != images.shape[1:] or row.image.dtype != np.uint8:
-                found = "none" if row.image is None else f"{row.image.dtype} {row.image.shape}"
-                raise ValueError(f"block {block.name}: row {r}: field image: found {found}, expected uint8 {images.shape[1:]}")
-            images[r] = row.image
-        image_mask = np.ones(num_rows, bool)
-        hole_mask = np.array([row.hole for row in rows], bool)
     return Block(
         images, image_mask, hole_mask, source_ids, decoder_ids, target_ids, confidence, code_mask, task_ids,
         np.array(elements, np.int64),

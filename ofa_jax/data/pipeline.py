@@ -162,15 +162,23 @@ class Pipeline:
             first = rows_before(block, data_step)
             elements = [first + row for row in rows]
             draws = [orders[index][element] for element in elements]
-            made = []
-            for element, draw, record in zip(elements, draws, self._read_all(block, draws), strict=True):
-                if stopped():
-                    raise CancelledError
-                made.append(self._make_row(block, index, element, draw, record))
-            blocks[block.name] = collate([row for row, _ in made], block, elements)
-            origins[block.name] = tuple(origin for _, origin in made)
+            of_block: list[Origin] = []
+            rows_made = self._make_rows(block, index, elements, draws, of_block, stopped)
+            blocks[block.name] = collate(rows_made, block, elements)
+            origins[block.name] = tuple(of_block)
         rejects = tuple(reject for rows in origins.values() for origin in rows for reject in origin.rejects)
         return Batch(data_step, blocks, rejects), origins
+
+    def _make_rows(
+        self, block: BlockConfig, index: int, elements: list[int], draws: list[Draw], origins: list[Origin], stopped: Callable[[], bool]
+    ) -> Iterator[Row]:
+        """Yields the rows of one part of a batch and appends where each came from to `origins`."""
+        for element, draw, record in zip(elements, draws, self._read_all(block, draws), strict=True):
+            if stopped():
+                raise CancelledError
+            row, origin = self._make_row(block, index, element, draw, record)
+            origins.append(origin)
+            yield row
 
     def iterate(self, start: int) -> BatchIterator:
         """The batches `start`, `start` + 1, ... without end, made ahead of time; close it (it is a context manager) when done."""

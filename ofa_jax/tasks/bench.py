@@ -1,6 +1,7 @@
 """Rates of making rows of the pairs stream on one core; `launch/bench.py data` prints them.
 
-The floor is what no loader of these pictures can leave out: decoding and one bicubic resize, by the same libraries and to the same sizes.
+The floor is what a loader of these pictures does at least: decoding and one bicubic resize to the same sizes, by the usual libraries and
+by what the pipeline itself uses.
 """
 
 from __future__ import annotations
@@ -17,29 +18,33 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
+from array_record.python import array_record_module
 from PIL import Image
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
-from ofa_jax.data.records import Caption, ImageRecord
+from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig, VocabConfig
+from ofa_jax.data.examples import serialize
+from ofa_jax.data.pipeline import Pipeline
+from ofa_jax.data.records import SCHEMA_VERSION, Caption, ImageRecord, open_records
 from ofa_jax.data.transforms.image import decode_image, enough_for, resize_scales, transform
 from ofa_jax.tasks.base import Negatives
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.vocab.tokenizer import load_tokenizer
 
 _WORDS = ("a", "the", "two", "red", "small", "dog", "cat", "woman", "street", "table", "on", "under", "near", "holding", "house", "boat")
-_SOURCE = SourceConfig("made", "caption")
+_REPEATS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class RowRates:
-    """Pictures a second of process time, medians over repeats, and the medians of the repeats' ratios to the floor."""
+    """Pictures a second of process time, medians over repeats, and the medians of the repeats' ratios to the floors."""
 
-    floor: float  # decode + resize alone
+    floor: float  # decode + resize alone, by simplejpeg and Pillow
+    own_floor: float  # decode + resize alone, by the functions of the pipeline itself
     rows: float
     augmented: float  # rows with RandAugment
-    rows_ratio: float
-    augmented_ratio: float
+    rows_ratio: tuple[float, float]  # to `floor` and `own_floor`
+    augmented_ratio: tuple[float, float]
 
 
 def photograph(width: int, height: int, seed: int) -> np.ndarray:
@@ -66,39 +71,63 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def row_rates(files: list[bytes], *, px: int, repeats: int) -> RowRates:
-    """Times the floor and caption rows with and without RandAugment, in turn within every repeat; captions are new each time."""
-    vocab = VocabConfig()
-    negatives = Negatives(captions=tuple(_caption(np.random.default_rng(seed)) for seed in range(100)))
-    build = RowBuilder(vocab, load_tokenizer(vocab), {"made": negatives}, transform)
-    block = BlockConfig("pairs", "pairs", 1, 24, 32, (_SOURCE,), image_px=px, augment="random_resize_crop")
-    augmented = dataclasses.replace(block, rand_augment=True)
-    sizes = [simplejpeg.decode_jpeg_header(file)[:2] for file in files]
+    """Times the floors and whole batches of caption rows, from shards on the disk to stacked arrays, with and without RandAugment, in turn
+    within every repeat."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    times: list[tuple[float, float, float]] = []
-    try:
-        for repeat in range(repeats + 1):  # the first warms up
-            took = []
-            for setting in (None, block, augmented):
-                draw = np.random.default_rng([repeat, setting is augmented])
-                records = [
-                    ImageRecord(f"made/{i}", "made", file, width, height, captions=(Caption(_caption(draw)),))
-                    for i, (file, (height, width)) in enumerate(zip(files, sizes, strict=True))
-                ]
-                start = time.process_time()
-                for i, record in enumerate(records):
-                    chosen = np.random.default_rng([repeat, i])
-                    if setting is None:
-                        decode_and_resize(record.image, px, chosen)
+    times: list[list[float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        _write_records(Path(folder), files)
+        plain, augmented = (_pipeline(Path(folder), len(files), px, rand_augment=augment) for augment in (False, True))
+        try:
+            for repeat in range(repeats + 1):  # the first warms up
+                took = []
+                for measured in (decode_and_resize, decode_and_cut, plain, augmented):
+                    start = time.process_time()
+                    if isinstance(measured, Pipeline):
+                        measured.batch(repeat)
                     else:
-                        build(setting, _SOURCE, record, chosen)
-                took.append(time.process_time() - start)
-            times.append((took[0], took[1], took[2]))
-    finally:
-        cv2.setNumThreads(threads)
-    rate = [len(files) / statistics.median(column) for column in zip(*times[1:], strict=True)]
-    ratios = [statistics.median(took[0] / took[column] for took in times[1:]) for column in (1, 2)]
-    return RowRates(*rate, *ratios)
+                        for i, file in enumerate(files):
+                            measured(file, px, np.random.default_rng([repeat, i]))
+                    took.append(time.process_time() - start)
+                times.append(took)
+        finally:
+            cv2.setNumThreads(threads)
+    floor, own_floor, rows, augmented_rows = (len(files) / statistics.median(column) for column in zip(*times[1:], strict=True))
+    rows_ratio, augmented_ratio = (
+        (statistics.median(took[0] / took[column] for took in times[1:]), statistics.median(took[1] / took[column] for took in times[1:]))
+        for column in (2, 3)
+    )
+    return RowRates(floor, own_floor, rows, augmented_rows, rows_ratio, augmented_ratio)
+
+
+def _write_records(folder: Path, files: list[bytes]) -> None:
+    """Writes a prepared data set "made" of captioned pictures: one shard and what readers ask of a manifest.
+
+    Every file comes `_REPEATS` times: Grain's shuffle walks long cycles where records are few, 0.4 ms a draw for 64 of them.
+    """
+    shard = folder / "made" / "made-train.array_record-00000-of-00001"
+    shard.parent.mkdir()
+    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+    for i, file in enumerate(files * _REPEATS):
+        height, width = simplejpeg.decode_jpeg_header(file)[:2]
+        captions = (Caption(_caption(np.random.default_rng([2, i]))),)
+        writer.write(serialize(ImageRecord(f"made/{i}", "made", file, width, height, captions=captions)))
+    writer.close()
+    number = len(files) * _REPEATS
+    table = {"records": number, "shards": [{"file": shard.name, "records": number, "bytes": shard.stat().st_size}]}
+    manifest = {"schema_version": SCHEMA_VERSION, "record": "image", "row": "caption", "splits": {"train": table}}
+    (shard.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _pipeline(folder: Path, rows: int, px: int, *, rand_augment: bool) -> Pipeline:
+    """The pipeline of one block of the pairs stream, `rows` pictures a batch."""
+    vocab = VocabConfig()
+    negatives = Negatives(captions=tuple(_caption(np.random.default_rng([1, i])) for i in range(100)))
+    build = RowBuilder(vocab, load_tokenizer(vocab), {"made": negatives}, transform)
+    source = SourceConfig("made", "caption")
+    block = BlockConfig("pairs", "pairs", rows, 24, 32, (source,), image_px=px, augment="random_resize_crop", rand_augment=rand_augment)
+    return Pipeline(DataConfig(str(folder), (block,)), 0, build, lambda line: open_records(folder, line.dataset, line.split))
 
 
 def decode_and_resize(data: bytes, px: int, draw: np.random.Generator) -> np.ndarray:
@@ -109,6 +138,11 @@ def decode_and_resize(data: bytes, px: int, draw: np.random.Generator) -> np.nda
     scale = int(draw.integers(scales.start, scales.stop)) / min(height, width)
     size = (min(int(width * scale), clamp), min(int(height * scale), clamp))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def decode_and_cut(data: bytes, px: int, draw: np.random.Generator) -> np.ndarray:
+    """The floor of what is done here: the same by this package's functions, which compute the crop's window alone."""
+    return transform("random_resize_crop", decode_image(data), [], px, draw).image
 
 
 def _caption(draw: np.random.Generator) -> str:
@@ -144,8 +178,9 @@ def report(*, count: int, px: int, repeats: int, peer: str = "", sizes: bool = F
     found = row_rates(files, px=px, repeats=repeats)
     lines += [
         f"decode + resize alone     {found.floor:7.1f}",
-        f"caption rows              {found.rows:7.1f}   {found.rows_ratio:.2f} of decode + resize",
-        f"caption rows, RandAugment {found.augmented:7.1f}   {found.augmented_ratio:.2f} of decode + resize",
+        f"the same, window alone    {found.own_floor:7.1f}",
+        f"caption rows              {found.rows:7.1f}   {_of_floors(found.rows_ratio)}",
+        f"caption rows, RandAugment {found.augmented:7.1f}   {_of_floors(found.augmented_ratio)}",
     ]
     if peer:
         rates = peer_rates(peer, files, px=px, repeats=repeats)
@@ -155,6 +190,10 @@ def report(*, count: int, px: int, repeats: int, peer: str = "", sizes: bool = F
         for width, height in ((640, 480), (1024, 768), (2048, 1536), (2047, 1365), (4000, 3000)):
             lines.append(smaller_decoding(width, height, px=px, repeats=repeats))
     return "\n".join(lines)
+
+
+def _of_floors(ratios: tuple[float, float]) -> str:
+    return f"{ratios[0]:.2f} of decode + resize, {ratios[1]:.2f} of the window"
 
 
 def peer_rates(python: str, files: list[bytes], *, px: int, repeats: int) -> dict[str, Any]:

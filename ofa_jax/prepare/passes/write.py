@@ -12,9 +12,9 @@ import simplejpeg
 from array_record.python import array_record_module
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.examples import serialize
 from ofa_jax.data.records import Box, ImageRecord, Record, RecordError
 from ofa_jax.data.transforms.image import decode_image, resize_image
-from ofa_jax.prepare.examples import serialize
 from ofa_jax.prepare.layouts.base import Input
 from ofa_jax.prepare.manifest import file_digest, length_histogram, write_json
 from ofa_jax.prepare.passes.arrays import load_arrays, save_array
