@@ -61,6 +61,7 @@ class Reject(NamedTuple):
     field: str
     found: str
     expected: str
+    retry: int = 0  # 0: the record came in its turn, once an epoch; else the number of the draw that was to replace another
 
 
 class Batch(NamedTuple):

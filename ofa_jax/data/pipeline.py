@@ -270,7 +270,7 @@ class Pipeline:
                 row = self._build_row(block, source, record, generator)
                 return row, Origin(source, element, index, record.record_id, tuple(rejects))
             except RecordError as error:
-                rejects.append(Reject(error.dataset, error.record, error.reason, error.field, error.found, error.expected))
+                rejects.append(Reject(error.dataset, error.record, error.reason, error.field, error.found, error.expected, retry))
                 last = error
         raise DataError(
             f"block {block.name}: row {element}: {MAX_REDRAWS + 1} draws from {_name(source)} gave no usable record; the last one: {last}"

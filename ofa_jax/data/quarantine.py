@@ -2,6 +2,9 @@
 
 Only content errors (`RecordError`) come here. Workers are processes, so rejects travel inside the `Batch` and are listed where the
 batches are consumed, once, in the order of the data steps.
+
+Every record comes in its turn once an epoch of its mixture line, and there it is listed and counted. One that is met before or after its
+turn, as a replacement of another, is not: so the list has each damaged record once an epoch, and the counted share is that of the rows.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Quarantine:
 
     @property
     def rejected(self) -> int:
-        """Records rejected so far on this host, in this process."""
+        """Rows whose record was rejected so far on this host, in this process."""
         return sum(self._counts.values())
 
     def counts(self) -> dict[tuple[str, str], int]:
@@ -49,12 +52,13 @@ class Quarantine:
         return dict(self._counts)
 
     def add(self, rejects: Sequence[Reject], *, data_step: int, rows: int) -> None:
-        """Notes one batch: `rows` rows were drawn on this host, `rejects` of them had to be drawn again.
+        """Notes one batch: `rows` rows were drawn on this host; of `rejects`, those that came in their turn count.
 
         Each line of the file is one reject with the fields of `Reject` and the `data_step`, by which lines that a resumed run
         writes again can be told. Raises DataError when the file cannot be written.
         """
         self._rows += rows
+        rejects = [reject for reject in rejects if not reject.retry]
         if not rejects:
             return
         self._counts.update((reject.dataset, reject.reason) for reject in rejects)

@@ -29,6 +29,16 @@ def test_rejects_are_listed_and_counted(tmp_path: Path):
     assert [line["data_step"] for line in lines] == [1, 1, 2]
 
 
+def test_a_record_that_was_to_replace_another_waits_for_its_turn(tmp_path: Path):
+    path = tmp_path / "rejects.jsonl"
+    quarantine = Quarantine(path, max_fraction=0.5, grace=0)
+    quarantine.add([IMAGE._replace(retry=1)], data_step=0, rows=10)
+    assert not path.exists() and quarantine.rejected == 0
+    quarantine.add([EMPTY, IMAGE._replace(retry=1), IMAGE], data_step=1, rows=10)
+    assert [json.loads(line)["record"] for line in path.read_text().splitlines()] == ["#7", "shapes-1"]
+    assert (quarantine.rows, quarantine.rejected) == (20, 2)
+
+
 def test_the_stop_rule_names_the_commonest_reason_and_the_list(tmp_path: Path):
     quarantine = Quarantine(tmp_path / "rejects.jsonl", max_fraction=0.1, grace=30)
     quarantine.add([IMAGE, IMAGE, EMPTY], data_step=0, rows=20)
