@@ -90,7 +90,7 @@ def _sweep_of(flags: argparse.Namespace, sets: list[str]) -> SweepConfig | None:
 
 def _evaluate(argv: list[str]) -> int:
     from ofa_jax.config.check import check
-    from ofa_jax.config.load import load_config
+    from ofa_jax.config.load import load_config, run_folder
 
     config, rest = load_config(argv)
     flags = _parse(rest)
@@ -105,7 +105,6 @@ def _evaluate(argv: list[str]) -> int:
     from ofa_jax.eval.leaderboard import request_of
     from ofa_jax.eval.runner import chosen_sets
     from ofa_jax.parallel import hosts
-    from ofa_jax.train.loop import run_folder
 
     sets = chosen_sets(config, names or (sweep.sets if sweep else ()))
     asked = request_of(flags.submission, flags.reference)

@@ -63,7 +63,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _show(argv: list[str]) -> int:
     from ofa_jax.config.check import check
-    from ofa_jax.config.load import load_run
+    from ofa_jax.config.load import load_run, run_folder
 
     config, rest = load_run(argv)
     flags = _parse(rest)
@@ -81,7 +81,6 @@ def _show(argv: list[str]) -> int:
     from ofa_jax.eval.batch_page import write_batch_page
     from ofa_jax.eval.batch_rows import Selection, check_selection
     from ofa_jax.tasks.training_data import training_pipeline
-    from ofa_jax.train.loop import run_folder
 
     selection = Selection(flags.task, flags.dataset, flags.rejects, flags.rows)
     check_selection(selection, config)

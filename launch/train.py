@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     from ofa_jax.config.check import check
-    from ofa_jax.config.load import load_run
+    from ofa_jax.config.load import load_run, run_folder
 
     config, rest = load_run(argv)
     if len(rest) > 1:
@@ -54,7 +54,7 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
     from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
-    from ofa_jax.train.loop import EXIT_STOPPED, run_folder, train
+    from ofa_jax.train.loop import EXIT_STOPPED, train
     from ofa_jax.train.watch import WatchData
 
     if uses_fixtures(config):

@@ -47,6 +47,11 @@ def load_run(argv: Sequence[str]) -> tuple[AnyRun, list[str]]:
     return override(read_config(spec), overrides), rest
 
 
+def run_folder(config: AnyRun) -> Path:
+    """Returns the run's working directory."""
+    return Path(config.workdir.replace("{name}", config.name))
+
+
 def split_config(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
     """Returns (`file.py[:arg]` or None, the overrides as (dotted path, text), what is left of `argv`), for commands that may do without.
 

@@ -87,7 +87,14 @@ PADDING_TASK = -1  # task id of a padding sequence
 PADDING_ELEMENT = -1  # element of a padding row
 
 
-def collate(rows: Iterable[Row], block: BlockConfig, elements: Ordered[int], *, vocab_size: int | None = None) -> Block:
+def collate(
+    rows: Iterable[Row],
+    block: BlockConfig,
+    elements: Ordered[int],
+    *,
+    vocab_size: int | None = None,
+    images: np.ndarray | None = None,
+) -> Block:
     """Stacks rows into the arrays of one block, right-padded to the block's lengths.
 
     Args:
@@ -96,14 +103,17 @@ def collate(rows: Iterable[Row], block: BlockConfig, elements: Ordered[int], *, 
       block: its `stream`, `image_px`, `source_len` S and `target_len` T fix every shape.
       elements: the R indices of the rows in the block's endless order.
       vocab_size: where given, ids are checked to be below it.
+      images: where given, uint8 [R, image_px, image_px, 3]: the memory that the result's pictures take.
 
     A target of n tokens fills n + 1 positions: `decoder_ids` BOS + target, `target_ids` target + EOS, of which the first
     `no_loss_prefix` are PAD (never the EOS). Raises ValueError where a row breaks the promises of `Row` and `Sequence`.
     """
     num_rows = len(elements)
-    images = image_mask = hole_mask = None
-    if block.stream != "text":
-        images = np.empty((num_rows, block.image_px, block.image_px, 3), np.uint8)
+    image_mask = hole_mask = None
+    if block.stream == "text":
+        images = None
+    else:
+        images = np.empty((num_rows, block.image_px, block.image_px, 3), np.uint8) if images is None else images
         image_mask, hole_mask = np.ones(num_rows, bool), np.zeros(num_rows, bool)
     kept: list[tuple[Sequence, ...]] = []
     for r, row in enumerate(rows):

@@ -134,17 +134,20 @@ class Pipeline:
         """Rows that this host makes for one batch, over all blocks."""
         return sum(len(rows) for rows in self._rows)
 
-    def batch(self, data_step: int, *, stopped: Callable[[], bool] = lambda: False) -> Batch:
+    def batch(self, data_step: int, *, stopped: Callable[[], bool] = lambda: False, images: dict[str, np.ndarray] | None = None) -> Batch:
         """This host's part of the global batch `data_step` (>= 0); the same whenever, wherever and how often it is asked for.
+
+        With `images`, an empty dictionary at first, its pictures take the memory of those of the last call with the same dictionary, which
+        are gone then: new memory would cost a page fault every 4 KiB, and a heap that grows and shrinks by whole batches.
 
         Raises DataError when records cannot be read, or when one row finds no usable record in `MAX_REDRAWS` further draws, and
         CancelledError as soon as `stopped()`, which is asked before each row.
         """
-        return self._make(data_step, stopped)[0]
+        return self._make(data_step, stopped, {} if images is None else images)[0]
 
     def trace(self, data_step: int) -> tuple[Batch, dict[str, tuple[Origin, ...]]]:
         """`batch(data_step)`, and by block name where each of its rows came from, in their order. Raises as `batch` does."""
-        return self._make(data_step, lambda: False)
+        return self._make(data_step, lambda: False, {})
 
     def members(self) -> tuple[tuple[Members, ...], ...]:
         """What every part of a batch (`DataConfig.row_blocks`) draws of each of its sources. Raises DataError for a dataset that cannot be
@@ -152,7 +155,9 @@ class Pipeline:
         self._open()
         return self._drawn
 
-    def _make(self, data_step: int, stopped: Callable[[], bool]) -> tuple[Batch, dict[str, tuple[Origin, ...]]]:
+    def _make(
+        self, data_step: int, stopped: Callable[[], bool], images: dict[str, np.ndarray]
+    ) -> tuple[Batch, dict[str, tuple[Origin, ...]]]:
         if data_step < 0:
             raise ValueError(f"data_step: found {data_step}, expected 0 or more")
         orders = self._open()
@@ -164,7 +169,10 @@ class Pipeline:
             draws = [orders[index][element] for element in elements]
             of_block: list[Origin] = []
             rows_made = self._make_rows(block, index, elements, draws, of_block, stopped)
-            blocks[block.name] = collate(rows_made, block, elements)
+            made = collate(rows_made, block, elements, images=images.get(block.name))
+            if made.images is not None:
+                images[block.name] = made.images
+            blocks[block.name] = made
             origins[block.name] = tuple(of_block)
         rejects = tuple(reject for rows in origins.values() for origin in rows for reject in origin.rejects)
         return Batch(data_step, blocks, rejects), origins
@@ -433,11 +441,12 @@ def _work(pickled_pipeline: bytes, first: int, stride: int, sending: Connection,
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipeline: Pipeline | None = None
+    images: dict[str, np.ndarray] = {}
     for step in itertools.count(first, stride):
         try:
             if pipeline is None:
                 pipeline = cloudpickle.loads(pickled_pipeline)
-            made = _Made(pipeline.batch(step, stopped=alive.poll))  # nothing is ever sent: readable means closed
+            made = _Made(pipeline.batch(step, stopped=alive.poll, images=images))  # nothing is ever sent: readable means closed
         except CancelledError:
             return
         except UserError as error:

@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.load import run_folder
 from ofa_jax.config.render import config_hash, to_json
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
@@ -59,11 +59,6 @@ class TrainResult:
     state: TrainState
     step: int
     stopped: bool  # by a signal, before the last step
-
-
-def run_folder(config: AnyRun) -> Path:
-    """Returns the run's working directory."""
-    return Path(config.workdir.replace("{name}", config.name))
 
 
 def train(

@@ -12,11 +12,12 @@ from train_case import BLOCKS, CONFIG, TASK_NAMES, Batches
 
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError
+from ofa_jax.config.load import run_folder
 from ofa_jax.config.schema import CheckpointConfig
 from ofa_jax.data.mixture import Members
 from ofa_jax.data.usage import Usage
 from ofa_jax.train.hooks import Hook, ProgressLine, WriteMetrics, duration
-from ofa_jax.train.loop import run_folder, train
+from ofa_jax.train.loop import train
 from ofa_jax.train.resume import check_resume
 from ofa_jax.train.watch import WatchData
 
