@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import collections
 import itertools
-import multiprocessing
-import os
-import pickle
-import queue
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
-import cloudpickle
 import grain
 import numpy as np
 
-from ofa_jax.config.errors import DataError, UserError
+from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
 from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
 from ofa_jax.data.mixture import Draw, Members, block_order, class_members, host_rows, rows_before
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordError
+from ofa_jax.data.workers import WorkerProcesses
 
 MAX_REDRAWS = 8  # draws that may replace a rejected record before the row, and with it the run, fails
 READ_TRIES = 3  # for input and output errors
 RETRY_WAIT_S = 0.25  # before the second try; doubles with every further one
 MAX_THREADS = 2  # threads that make batches when there are no worker processes; more would only queue for the interpreter
-STOP_GRACE_S = 5.0  # after which a worker process that was told to stop is killed
-_POLL_S = 0.05
 
 T = TypeVar("T")
 
@@ -292,7 +283,12 @@ class BatchIterator(Iterator[Batch]):
         # Opening the records here turns a missing dataset into an error of this call, before any worker starts.
         pipeline._open()
         self._pipeline, self._closed = pipeline, False
-        self._maker = _Workers(pipeline, start) if pipeline._data.num_workers > 0 else _Threads(pipeline, start)
+        data = pipeline._data
+        self._maker: WorkerProcesses | _Threads
+        if data.num_workers > 0:
+            self._maker = WorkerProcesses(pipeline, start, num_workers=data.num_workers, prefetch=data.prefetch)
+        else:
+            self._maker = _Threads(pipeline, start)
 
     def __enter__(self) -> BatchIterator:
         return self
@@ -350,138 +346,6 @@ class _Threads:
     def close(self) -> None:
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Made(NamedTuple):
-    """What a worker process sends. Exceptions travel as text, because not all of them survive pickling."""
-
-    batch: Batch | None
-    error: str = ""
-    is_user_error: bool = False
-
-
-class _Workers:
-    """Worker processes, each with a pipe of its own: worker w of n makes the steps start + w, start + w + n, ...
-
-    A plain pipe a worker, because of what was measured with Grain's `mp_prefetch` (0.2.18): a clean end printed warnings of leaked
-    shared memory, closing waited 28 s for slow rows, and a worker that exited with status 0 hung its consumer. Here the death of a
-    worker, at any moment, is the end of its pipe; the death of this process is the end of the workers' `alive` pipe.
-    """
-
-    def __init__(self, pipeline: Pipeline, start: int):
-        self._num_workers = pipeline._data.num_workers
-        self._next_step = start
-        self._stopping = threading.Event()
-        self._made: queue.Queue[_Made] = queue.Queue()
-        self._room = threading.Semaphore(max(pipeline._data.prefetch, 1))
-        context = multiprocessing.get_context("spawn")
-        pickled = cloudpickle.dumps(pipeline)
-        workers_alive, self._alive = context.Pipe(duplex=False)
-        self._receiving: list[Connection] = []
-        self._processes = []
-        for worker in range(self._num_workers):
-            receiving, sending = context.Pipe(duplex=False)
-            arguments = (pickled, start + worker, self._num_workers, sending, workers_alive)
-            process = context.Process(target=_work, args=arguments, name=f"data-worker-{worker}", daemon=True)
-            process.start()
-            sending.close()  # the worker's copy is the only one left, so that its death ends the pipe
-            self._receiving.append(receiving)
-            self._processes.append(process)
-        workers_alive.close()
-        self._receiver = threading.Thread(target=self._receive, name="data-receiver")
-        self._receiver.start()
-
-    def next(self) -> Batch:
-        made = self._made.get()
-        self._room.release()
-        step, self._next_step = self._next_step, self._next_step + 1
-        if made.batch is None:
-            raise DataError(made.error) if made.is_user_error else RuntimeError(f"batch {step} failed in a data worker: {made.error}")
-        return made.batch
-
-    def close(self) -> None:
-        self._stopping.set()
-        self._receiver.join()
-
-    def _stopped(self) -> bool:
-        return self._stopping.is_set() or not threading.main_thread().is_alive()
-
-    def _receive(self) -> None:
-        """Takes batches from the workers in turn while there is room; runs in a thread and ends the workers when it ends."""
-        try:
-            for connection, process in itertools.cycle(list(zip(self._receiving, self._processes, strict=True))):
-                while not self._room.acquire(timeout=_POLL_S):
-                    if self._stopped():
-                        return
-                while not connection.poll(_POLL_S):
-                    if self._stopped():
-                        return
-                try:
-                    self._made.put(_receive_made(connection))
-                except (EOFError, OSError):
-                    process.join(STOP_GRACE_S)
-                    found = f"found exit status {process.exitcode}, expected it to live as long as the run"
-                    error = f"{process.name} of {self._num_workers} died (was it killed for want of memory?): {found}"
-                    self._made.put(_Made(None, error, is_user_error=True))
-                    return
-        finally:
-            self._alive.close()
-            for connection in self._receiving:
-                connection.close()
-            for process in self._processes:
-                process.join(STOP_GRACE_S)
-                if process.is_alive():  # a read hangs
-                    process.kill()
-                process.join()
-
-
-def _work(pickled_pipeline: bytes, first: int, stride: int, sending: Connection, alive: Connection) -> None:
-    """The life of a worker process."""
-    # Ctrl-C and SIGTERM reach whole process groups. They are the training process's to handle; workers follow it through `alive`.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    pipeline: Pipeline | None = None
-    images: dict[str, np.ndarray] = {}
-    for step in itertools.count(first, stride):
-        try:
-            if pipeline is None:
-                pipeline = cloudpickle.loads(pickled_pipeline)
-            made = _Made(pipeline.batch(step, stopped=alive.poll, images=images))  # nothing is ever sent: readable means closed
-        except CancelledError:
-            return
-        except UserError as error:
-            made = _Made(None, str(error), is_user_error=True)
-        except Exception as error:  # noqa: BLE001 - a bug of any type: its words must reach the consumer
-            made = _Made(None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-        try:
-            _send_made(sending, made)
-        except OSError:  # the consumer closed
-            return
-
-
-def _send_made(connection: Connection, made: _Made) -> None:
-    """Sends the arrays as they lie in memory, after the pickle of the rest and their sizes."""
-    buffers: list[pickle.PickleBuffer] = []
-    rest = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
-    arrays = [buffer.raw() for buffer in buffers]
-    connection.send(([array.nbytes for array in arrays], rest))
-    for array in arrays:
-        while array:
-            array = array[os.write(connection.fileno(), array) :]
-
-
-def _receive_made(connection: Connection) -> _Made:
-    """Receives each array into memory of its own, without the copies of `recv_bytes`. Raises EOFError or OSError when the worker died."""
-    sizes, rest = connection.recv()
-    arrays = [np.empty(size, np.uint8) for size in sizes]
-    for array in arrays:
-        left = memoryview(array)
-        while left:
-            received = os.readv(connection.fileno(), [left])
-            if not received:
-                raise EOFError
-            left = left[received:]
-    return pickle.loads(rest, buffers=arrays)
 
 
 def _opening(source: SourceConfig) -> tuple[str, str, bool]:
