@@ -1,34 +1,45 @@
 """Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--traceback]`.
 
-The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. Exit codes: 0 done, 2 a
-mistake told in one sentence, 75 stopped by SIGTERM or SIGINT after saving (run it again to go on).
+The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. Exit codes: 0 done, 2 a mistake
+told in one sentence, 65 data, 70 a bug, 71 out of memory, 74 checkpoints, 75 preempted (SIGTERM or SIGINT; saved, run it again to go on),
+76 losses that are not finite, 77 a hang (ofa_jax/monitor/exits.py). `lives_<host>.jsonl` in the run's folder has every start and end.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from traceback import print_exc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
-
-EXIT_MISTAKE = 2
+from ofa_jax.monitor.exits import REASONS, Life, reason_of
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line `argv` (its first element is the program) and returns the exit code."""
     traceback = "--traceback" in argv
+    life = Life()
     try:
-        return _train([word for word in argv if word != "--traceback"])
-    except UserError as error:
-        if traceback:
+        reason = _train([word for word in argv if word != "--traceback"], life)
+        return life.end(reason)
+    except BaseException as error:
+        reason = reason_of(error)
+        code = life.end(reason, f"{type(error).__name__}: {error}"[:2_000])
+        if traceback or isinstance(error, SystemExit):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        if isinstance(error, UserError):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            print_exc()
+        if life.began:
+            print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr)
+        return code
 
 
-def _train(argv: list[str]) -> int:
+def _train(argv: list[str], life: Life) -> str:
+    """Trains and returns why it ended, a name of `REASONS`."""
     from ofa_jax.config.check import check
     from ofa_jax.config.load import load_run, run_folder
 
@@ -53,8 +64,8 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.data.usage import Usage
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
-    from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
-    from ofa_jax.train.loop import EXIT_STOPPED, train
+    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
+    from ofa_jax.train.loop import train
     from ofa_jax.train.watch import WatchData
 
     if uses_fixtures(config):
@@ -63,12 +74,16 @@ def _train(argv: list[str]) -> int:
         for _ in hosts.one_after_another():
             print(f"fixtures: {fixtures.write(config.data.dir)}")
     workdir = run_folder(config)
+    facts = {"jax": jax.__version__, "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "processes": hosts.count()}
+    said = life.begin(workdir, host=hosts.index(), facts={**facts, "command": argv})
+    if said and hosts.is_first():
+        print(said, flush=True)
     quarantine = Quarantine(
         workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
     )
     pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
     task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
-    hooks: list[Hook] = []
+    hooks: list[Hook] = [FollowLife(life)]
     if hosts.is_first():
         usage = Usage(config.data, pipeline.members())
         watch = WatchData(config, usage, task_names=task_names, num_hosts=hosts.count())
@@ -89,7 +104,8 @@ def _train(argv: list[str]) -> int:
         result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
     finally:
         pipeline.close()
-    return EXIT_STOPPED if result.stopped else 0
+    life.step = result.step
+    return "preempted" if result.stopped else "done"
 
 
 if __name__ == "__main__":

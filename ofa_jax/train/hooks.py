@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ofa_jax.data.batch import Batch, digest
+from ofa_jax.monitor.exits import Life
 from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
 from ofa_jax.parallel import hosts
 
@@ -40,6 +41,19 @@ class Hook:
 
     def close(self) -> None:
         """Called once at the end."""
+
+
+class FollowLife(Hook):
+    """Tells the record of this process's life which step it has reached."""
+
+    def __init__(self, life: Life):
+        self._life = life
+
+    def start(self, step: int) -> None:
+        self._life.step = step
+
+    def evaluate(self, step: int, state: Any, *, last: bool) -> None:
+        self._life.step = step
 
 
 class Evaluate(Hook):

@@ -35,8 +35,6 @@ from ofa_jax.train.resume import check_resume
 from ofa_jax.train.state import TrainState, abstract_state, init_state, state_shardings, with_shardings
 from ofa_jax.train.step import StepMetrics, make_train_step, num_compilations, put_batch
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal after saving; the same command goes on
-
 
 class BatchIterator(Protocol):
     """An endless iterator of batches."""

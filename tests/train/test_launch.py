@@ -8,6 +8,7 @@ import pytest
 
 from launch import train
 from ofa_jax.config.errors import UserError
+from ofa_jax.monitor.exits import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_a_mistake_is_one_sentence(arguments, words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert train.main(["launch/train.py", *arguments]) == train.EXIT_MISTAKE
+    assert train.main(["launch/train.py", *arguments]) == REASONS["config"].code
     captured = capsys.readouterr()
     assert words in captured.err
     assert len(captured.err.strip().splitlines()) == 1
@@ -36,6 +37,6 @@ def test_the_script_runs_from_anywhere(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "launch" / "train.py"), "--config=nowhere.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == train.EXIT_MISTAKE
+    assert done.returncode == REASONS["config"].code
     assert done.stderr.startswith("ConfigError: --config: found no file nowhere.py")
     assert "Traceback" not in done.stderr

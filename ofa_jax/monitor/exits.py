@@ -1,0 +1,132 @@
+"""How a run ends: one of a few reasons, each with an exit code, one last line and a record in `<workdir>/lives_<host>.jsonl`.
+
+A run has many lives: it is preempted, killed, started again. Whoever starts it (a scheduler, a shell loop) reads the exit code; whoever
+looks after it reads the records, which also tell of a life that ended without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ofa_jax.config.errors import CheckpointError, DataError, UserError
+
+
+class Reason(NamedTuple):
+    """Why a life of a run ended."""
+
+    code: int  # of the process; those of sysexits.h where one fits
+    means: str
+    again: bool  # whether the same command goes on without anything being mended
+
+
+REASONS = {
+    "done": Reason(0, "all steps are made", False),
+    "config": Reason(2, "a mistake in the command line or the config, told in one sentence", False),
+    "data": Reason(65, "data that is missing, damaged or mostly unusable (EX_DATAERR)", False),
+    "bug": Reason(70, "an error that nobody foresaw; its traceback is above (EX_SOFTWARE)", False),
+    "oom": Reason(71, "out of memory, of the device or of the host (EX_OSERR)", False),
+    "checkpoint": Reason(74, "a checkpoint that cannot be written or read (EX_IOERR)", False),
+    "preempted": Reason(75, "stopped by a signal after saving (EX_TEMPFAIL)", True),
+    "nan": Reason(76, "too many steps in a row with a loss or gradient that is not finite or far too large", False),
+    "hang": Reason(77, "a step or another host that did not come back by its deadline", True),
+}
+
+
+class DivergenceError(UserError):
+    """Losses or gradients that are not finite, or far above the usual, for too many steps in a row."""
+
+
+class HangError(UserError):
+    """A step, or another process, beyond its deadline."""
+
+
+_OF_ERRORS: tuple[tuple[type[BaseException], str], ...] = (
+    (DivergenceError, "nan"),
+    (HangError, "hang"),
+    (DataError, "data"),
+    (CheckpointError, "checkpoint"),
+    (UserError, "config"),
+    (MemoryError, "oom"),
+)
+_DEVICE_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")  # by name: this side does not import JAX
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the name in `REASONS` of what ended a run by an exception."""
+    for kind, reason in _OF_ERRORS:
+        if isinstance(error, kind):
+            return reason
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & set(_DEVICE_ERRORS) and any(words in str(error) for words in _OUT_OF_MEMORY):
+        return "oom"
+    if isinstance(error, KeyboardInterrupt):
+        return "preempted"
+    return "bug"
+
+
+@dataclasses.dataclass
+class Life:
+    """One life of a run on one host: from its start to its end. `step` is kept up to date by whoever trains."""
+
+    step: int = 0
+    _path: Path | None = None
+
+    def begin(self, workdir: Path, *, host: int, facts: dict[str, Any]) -> str:
+        """Notes the start, with `facts` (versions, devices, the command), and returns a sentence on how the life before ended, or "".
+
+        Raises OSError when the folder cannot be written.
+        """
+        path = workdir / f"lives_{host}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = _last_words(path)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):  # a line that a kill cut off
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        self._path = path
+        self._write({"event": "start", "pid": os.getpid(), **facts})
+        return said
+
+    @property
+    def began(self) -> bool:
+        """Whether the start was noted."""
+        return self._path is not None
+
+    def end(self, reason: str, message: str = "") -> int:
+        """Notes the end and returns the exit code. Without a `begin` before, as with a mistake in the command line, nothing is noted."""
+        found = REASONS[reason]
+        if self._path is not None:
+            self._write({"event": "end", "reason": reason, "code": found.code, "step": self.step, "message": message})
+        return found.code
+
+    def _write(self, record: dict[str, Any]) -> None:
+        assert self._path is not None
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, ensure_ascii=False) + "\n")
+
+
+def _last_words(path: Path) -> str:
+    """How the last life noted in `path` ended, as a sentence; "" where there was none."""
+    if not path.exists():
+        return ""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # a line that a kill cut off
+    if not records:
+        return ""
+    last, lives = records[-1], sum(record["event"] == "start" for record in records)
+    if last["event"] == "start":
+        return (
+            f"life {lives} of this run, begun {last['time']}, ended without a word: it was killed (for want of memory?), or its machine was"
+        )
+    return f"life {lives} of this run ended {last['time']} at step {last['step']}: {last['reason']}" + (
+        f" ({last['message']})" if last["message"] else ""
+    )
