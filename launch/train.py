@@ -7,6 +7,7 @@ told in one sentence, 65 data, 70 a bug, 71 out of memory, 74 checkpoints, 75 pr
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from traceback import print_exc
@@ -38,6 +39,13 @@ def main(argv: list[str]) -> int:
         return code
 
 
+def _hang(life: Life, said: str) -> None:
+    """Ends the process from beside its main thread, which waits for something that does not come."""
+    code = life.end("hang", said)
+    print(f"ended: hang ({code}) at step {life.step}: {said}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
 def _train(argv: list[str], life: Life) -> str:
     """Trains and returns why it ended, a name of `REASONS`."""
     from ofa_jax.config.check import check
@@ -55,16 +63,17 @@ def _train(argv: list[str], life: Life) -> str:
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
-    hosts.start()
+    hosts.start(deadline_s=config.hang_s)
     check(config, num_devices=jax.device_count())
 
     from ofa_jax.config.debug import uses_fixtures
     from ofa_jax.config.schema import VQGANRunConfig
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.usage import Usage
+    from ofa_jax.monitor.heartbeat import Heartbeat
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
-    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, ProgressLine, StopOnRejects, WriteDigests, WriteMetrics
+    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, ProgressLine, StopOnRejects, TimeByCause, WriteDigests, WriteMetrics
     from ofa_jax.train.loop import train
     from ofa_jax.train.watch import WatchData
 
@@ -83,7 +92,7 @@ def _train(argv: list[str], life: Life) -> str:
     )
     pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
     task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
-    hooks: list[Hook] = [FollowLife(life)]
+    hooks: list[Hook] = [TimeByCause()]
     if hosts.is_first():
         usage = Usage(config.data, pipeline.members())
         watch = WatchData(config, usage, task_names=task_names, num_hosts=hosts.count())
@@ -100,10 +109,13 @@ def _train(argv: list[str], life: Life) -> str:
         from ofa_jax.eval.in_loop import in_loop
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
+    heartbeat = Heartbeat(workdir, host=hosts.index(), deadline_s=config.hang_s, on_hang=lambda said: _hang(life, said))
+    hooks.insert(0, FollowLife(life, heartbeat))
     try:
         result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
     finally:
         pipeline.close()
+        heartbeat.close()
     life.step = result.step
     return "preempted" if result.stopped else "done"
 

@@ -42,6 +42,7 @@ def run_findings(config: AnyRun) -> Iterator[str]:
         yield f"workdir: found {config.workdir!r}, expected a path in which only {{name}} stands in braces"
     yield from positive("steps", config.steps)
     yield from positive("log_every", config.log_every)
+    yield from at_least("hang_s", config.hang_s, 0)
     yield from at_least("seed", config.seed, 0)
     yield from positive("checkpoint.every_steps", config.checkpoint.every_steps)
     yield from at_least("checkpoint.every_s", config.checkpoint.every_s, 0)

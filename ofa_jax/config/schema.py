@@ -413,6 +413,7 @@ class VQGANRunConfig:
     seed: int = 1
     precision: Literal["f32", "bf16", "f64"] = "f32"
     log_every: int = 50
+    hang_s: float = 900.0  # that a step, or waiting for its batch, may take before the run ends as a hang; 0: no limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -433,6 +434,7 @@ class RunConfig:
     seed: int = 1
     precision: Literal["f32", "bf16", "f64"] = "f32"
     log_every: int = 50
+    hang_s: float = 900.0  # that a step, or waiting for its batch, may take before the run ends as a hang; 0: no limit
 
 
 AnyRun = RunConfig | VQGANRunConfig

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,13 +18,18 @@ from jax.experimental import multihost_utils
 from ofa_jax.config.errors import UserError
 
 _HALF = 2**30
+_START_S = 300
 
 
-def start(environ: Mapping[str, str] | None = None) -> bool:
+def start(environ: Mapping[str, str] | None = None, *, deadline_s: float = 0.0) -> bool:
     """Joins the other processes where the environment says that there are some. Returns whether it did. Call before any JAX work.
 
-    Raises `UserError` when the environment names a coordinator but not this process's place.
+    deadline_s: how long the others are waited for (0: five minutes). JAX ends every process when one has been silent for twice as long,
+    later than the hang watch, whose end says more. Raises `UserError` when the environment names a coordinator but not this process's
+    place, and when a process is missing at the deadline.
     """
+    wait_s = int(deadline_s) or _START_S
+    limits = {"initialization_timeout": wait_s, "heartbeat_timeout_seconds": 2 * wait_s}
     environ = os.environ if environ is None else environ
     address = environ.get("JAX_COORDINATOR_ADDRESS", "")
     if address:
@@ -33,15 +39,23 @@ def start(environ: Mapping[str, str] | None = None) -> bool:
             if not text.isdigit():
                 raise UserError(f"environment variable {name}: found {text!r}, expected a number, as JAX_COORDINATOR_ADDRESS is {address}")
             numbers[name] = int(text)
-        jax.distributed.initialize(
-            coordinator_address=address, num_processes=numbers["JAX_NUM_PROCESSES"], process_id=numbers["JAX_PROCESS_ID"]
-        )
+        _join(coordinator_address=address, num_processes=numbers["JAX_NUM_PROCESSES"], process_id=numbers["JAX_PROCESS_ID"], **limits)
         return True
     workers = [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     if len(workers) > 1 or environ.get("OFA_DISTRIBUTED", "") == "1":
-        jax.distributed.initialize()
+        _join(**limits)
         return True
     return False
+
+
+def _join(**options: Any) -> None:
+    try:
+        jax.distributed.initialize(**options)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"process {options.get('process_id', '')} found others missing after {options['initialization_timeout']} s, expected all "
+            f"{options.get('num_processes', '')}; JAX says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def index() -> int:

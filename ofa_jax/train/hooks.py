@@ -1,17 +1,20 @@
 """What can be added to the training loop: hooks, called at fixed places. The loop itself knows no feature.
 
-Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch, before it is used), the step,
-`numbers` and `log` (of the step before, once every `log_every` steps). `close` is called once, also after an error.
+`phase` tells where the loop is. Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch,
+before it is used), the step, `numbers` and `log` (of the step before, once every `log_every` steps). `close` is called once, also after
+an error.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ofa_jax.data.batch import Batch, digest
 from ofa_jax.monitor.exits import Life
+from ofa_jax.monitor.heartbeat import Heartbeat
 from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
 from ofa_jax.parallel import hosts
 
@@ -21,6 +24,10 @@ class Hook:
 
     def start(self, step: int) -> None:
         """Called once before the first turn, with the step the run goes on from."""
+
+    def phase(self, step: int, name: str) -> None:
+        """Called where the loop, with `step` steps made, begins to "evaluate", to "save", to wait for "data", to "compile" (the first
+        step) or to "step"."""
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
         """Called before every step and once after the last; may return numbers to be logged. The state must not be changed or kept."""
@@ -44,16 +51,38 @@ class Hook:
 
 
 class FollowLife(Hook):
-    """Tells the record of this process's life which step it has reached."""
+    """Tells the record of this process's life, and its hang watch, what the loop is at."""
 
-    def __init__(self, life: Life):
-        self._life = life
+    def __init__(self, life: Life, heartbeat: Heartbeat | None = None):
+        self._life, self._heartbeat = life, heartbeat
 
     def start(self, step: int) -> None:
         self._life.step = step
 
-    def evaluate(self, step: int, state: Any, *, last: bool) -> None:
+    def phase(self, step: int, name: str) -> None:
         self._life.step = step
+        if self._heartbeat is not None:
+            self._heartbeat.enter(step, name)
+
+
+class TimeByCause(Hook):
+    """Logs the seconds of this process by what they went into: `goodput/<phase>_s`, and `goodput/share`, the steps' part of all."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = {"start": 0.0}
+        self._phase, self._since = "start", time.monotonic()
+
+    def phase(self, step: int, name: str) -> None:
+        del step
+        now = time.monotonic()
+        self._spent[self._phase] = self._spent.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = name, now
+
+    def numbers(self, data_step: int) -> Mapping[str, Number]:
+        del data_step
+        self.phase(0, self._phase)
+        found: dict[str, Number] = {f"goodput/{name}_s": round(seconds, 3) for name, seconds in self._spent.items()}
+        return found | {"goodput/share": self._spent.get("step", 0.0) / max(sum(self._spent.values()), 1e-9)}
 
 
 class Evaluate(Hook):

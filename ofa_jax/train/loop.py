@@ -157,15 +157,19 @@ class _Run:
                 if last or stopped:
                     self._read()
                 if not stopped:
+                    self._enter(step, "evaluate")
                     self._evaluate(step, state, last=last)
                 if last or stopped or (step > start and self._save_due(step)):
+                    self._enter(step, "save")
                     self._save(step, state, wait=last or stopped)
                 if last or stopped:
                     break
                 if batches is None:
                     batches = pipeline.iterate(int(state.data_step))
                     _say("compiling the training step")
+                self._enter(step, "data")
                 batch = next(batches)
+                self._enter(step, "compile" if step == start else "step")
                 blocks = self._put(batch)
                 # Any transfer that is not asked for by name would be a hidden wait for the device.
                 with jax.transfer_guard("disallow"):
@@ -182,6 +186,10 @@ class _Run:
         if stopped:
             _say(f"stopped by a signal at step {step} and saved; the same command goes on")
         return TrainResult(state, step, stopped)
+
+    def _enter(self, step: int, phase: str) -> None:
+        for hook in self.hooks:
+            hook.phase(step, phase)
 
     def _put(self, batch: Batch) -> dict[str, Block]:
         for hook in self.hooks:

@@ -30,6 +30,7 @@ BROKEN = {
     "data.blocks.scenes.rand_augment=true": "data.blocks.scenes.rand_augment: found true with augment=resize, expected random_resize_crop",
     "steps=0": "steps: found 0, expected more than 0",
     "log_every=0": "log_every: found 0",
+    "hang_s=-1": "hang_s: found -1.0, expected at least 0",
     "seed=-1": "seed: found -1, expected at least 0",
     "name=a/b": "name: found 'a/b', expected letters",
     "workdir=runs/{run}": "workdir: found 'runs/{run}'",

@@ -1,0 +1,119 @@
+"""The hang watch: says of every host what it is at and for how long, and ends a run whose host or step does not come back.
+
+A step that waits for a lost host waits for ever, in C++, where no exception reaches it. So a thread watches the loop from beside: it
+writes a heartbeat file, and beyond the deadline it dumps the stack of every thread, names the host that is behind the others, and ends
+the process with the exit code of a hang. The others come to the same end by their own watches, as they wait for the same step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+WRITE_EVERY_S = 5.0
+PATIENCE = 8  # times the deadline of a step that compiling, evaluating, saving and restoring may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+    """What one host was last heard of to be at."""
+
+    host: int
+    step: int
+    phase: str
+    since: float  # seconds of the Unix epoch at which the phase began
+    written: float  # and at which this was written
+
+
+def read_beats(workdir: Path) -> list[Beat]:
+    """Returns the heartbeats of all hosts that write into `workdir`, by host; half-written files are left out."""
+    beats = []
+    for path in sorted(workdir.glob("heartbeat_*.json")):
+        try:
+            beats.append(Beat(**json.loads(path.read_text(encoding="utf-8"))))
+        except (json.JSONDecodeError, TypeError):
+            continue  # of another version, or being written
+    return sorted(beats, key=lambda beat: beat.host)
+
+
+def slowest(beats: list[Beat], *, now: float) -> str:
+    """Returns a sentence that names the host behind the others: the fewest steps, then the longest silence; "" for none."""
+    if not beats:
+        return ""
+    last = min(beats, key=lambda beat: (beat.step, beat.written))
+    since, silent = now - last.since, now - last.written
+    return f"host {last.host} is last: step {last.step}, {last.phase} since {since:.0f} s, last heard of {silent:.0f} s ago"
+
+
+class Heartbeat:
+    """Watches one process. `enter` is called by the loop at the start of every phase; all else happens in a thread of its own."""
+
+    def __init__(
+        self, workdir: Path, *, host: int, deadline_s: float, on_hang: Callable[[str], None], write_every_s: float = WRITE_EVERY_S
+    ):
+        """Starts the watch.
+
+        deadline_s: how long a step, or waiting for a batch, may take; other phases may take `PATIENCE` times as long; 0: heartbeats alone.
+        on_hang: called in the watching thread with a sentence, after the stacks were written to `hang_<host>.txt` and to stderr; it is
+        expected to end the process.
+        """
+        self._workdir, self._host = workdir, host
+        self._deadline_s, self._on_hang = deadline_s, on_hang
+        self._every_s = min(write_every_s, deadline_s / 4) if deadline_s else write_every_s
+        self._state = (0, "start", time.monotonic(), time.time())  # replaced whole: no lock is needed
+        self._stopping = threading.Event()
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def enter(self, step: int, phase: str) -> None:
+        """Notes that the loop begins `phase` with `step` steps made."""
+        self._state = (step, phase, time.monotonic(), time.time())
+
+    def close(self) -> None:
+        """Ends the watch and removes the heartbeat file."""
+        self._stopping.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def _path(self) -> Path:
+        return self._workdir / f"heartbeat_{self._host}.json"
+
+    def _watch(self) -> None:
+        while True:
+            step, phase, began, since = self._state
+            self._write(Beat(self._host, step, phase, since, time.time()))
+            limit = self._deadline_s * (1 if phase in ("step", "data") else PATIENCE)
+            took = time.monotonic() - began
+            if limit and took > limit:
+                self._report(step, phase, took, limit)
+                return
+            if self._stopping.wait(self._every_s):
+                return
+
+    def _write(self, beat: Beat) -> None:
+        partial = self._path.with_suffix(".partial")
+        try:
+            partial.write_text(json.dumps(dataclasses.asdict(beat)), encoding="utf-8")
+            os.replace(partial, self._path)
+        except OSError as error:  # a full disk must not end the run: what writes checkpoints says so better
+            print(f"heartbeat {self._path} cannot be written: {error}", file=sys.stderr)
+
+    def _report(self, step: int, phase: str, took: float, limit: float) -> None:
+        path = self._workdir / f"hang_{self._host}.txt"
+        with path.open("w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file)
+        faulthandler.dump_traceback(sys.stderr)
+        behind = slowest(read_beats(self._workdir), now=time.time())
+        self._on_hang(
+            f"host {self._host}: phase {phase!r} after step {step} has lasted {took:.0f} s, expected at most {limit:.0f} s; stacks of all "
+            f"threads are in {path}; {behind}"
+        )
