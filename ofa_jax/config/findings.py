@@ -57,6 +57,15 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
     yield from fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
+    guard = config.guard
+    for name in ("loss_factor", "norm_factor"):
+        factor = getattr(guard, name)
+        if factor != 0 and factor <= 1:
+            yield f"guard.{name}: found {factor}, expected more than 1, or 0 for no limit"
+    yield from at_least("guard.deviations", guard.deviations, 0)
+    yield from positive("guard.window", guard.window)
+    yield from positive("guard.max_in_a_row", guard.max_in_a_row)
+    yield from at_least("guard.rewinds", guard.rewinds, 0)
 
 
 def data_findings(data: DataConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.mesh import replicated
 from ofa_jax.parallel.rules import param_shardings
+from ofa_jax.train.guard import initial_guard
 from ofa_jax.train.keys import INIT_KEY, run_key
 from ofa_jax.train.objective import make_objective
 
@@ -26,7 +27,8 @@ class TrainState:
     opt_state: Any  # optax's state; its moments are sharded like the parameters
     stats: Any  # what a model keeps beside parameters: running mean and variance of batch norms
     ema: Any  # average of params, or None where none is kept
-    step: jax.Array  # int32 []: updates made
+    guard: Any  # a `GuardState`: what is usual of losses and gradients
+    step: jax.Array  # int32 []: updates made; a skipped one is none
     data_step: jax.Array  # int32 []: batches drawn
 
 
@@ -38,6 +40,7 @@ def _initial(config: AnyRun, tx: optax.GradientTransformation) -> TrainState:
         stats=stats,
         # A copy: the state's buffers are donated, and one buffer cannot be given away twice.
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay > 0 else None,
+        guard=initial_guard(),
         step=jnp.zeros((), jnp.int32),
         data_step=jnp.zeros((), jnp.int32),
     )
@@ -62,6 +65,7 @@ def state_shardings(config: AnyRun, mesh: Mesh) -> TrainState:
         ),
         stats=jax.tree.map(lambda _: whole, abstract.stats),
         ema=None if abstract.ema is None else params,
+        guard=jax.tree.map(lambda _: whole, abstract.guard),
         step=whole,
         data_step=whole,
     )
