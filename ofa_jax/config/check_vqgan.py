@@ -25,6 +25,9 @@ def vqgan_problems(config: VQGANRunConfig, num_devices: int | None, *, training:
         for name in names:
             if name not in PARTS:
                 yield f"{path}: found {name}, expected parts of the model; {nearest(name, PARTS)}"
+    if config.optimizer.accumulate > 1:
+        why = "because the discriminator's weight is of the whole batch"
+        yield f"optimizer.accumulate: found {config.optimizer.accumulate}, expected 1 for objective=vqgan, {why}"
     yield from _eval(config)
 
 

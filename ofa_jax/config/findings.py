@@ -56,6 +56,7 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from positive("optimizer.eps", optimizer.eps)
     yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
+    yield from positive("optimizer.accumulate", optimizer.accumulate)
     yield from fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
     guard = config.guard
     for name in ("loss_factor", "norm_factor"):

@@ -312,6 +312,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip_norm: float = 5.0
     frozen: tuple[str, ...] = ()  # parts of the model (embedding, resnet, encoder, decoder) that stay as they are
+    accumulate: int = 1  # micro-batches that a global batch is run in, one after another, for want of memory
     ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
 
 

@@ -118,10 +118,22 @@ class Reconstruction:
                 found = "none" if images is None else images.shape
                 raise UserError(f"batch {batch.data_step}, block {config.name}: found pictures {found}, expected {shape}")
 
+    def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
+        del blocks  # the discriminator's weight is a quotient of gradients: no part of a batch has a part of the loss
+        return {}
+
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
+        self,
+        params: Any,
+        stats: Any,
+        blocks: dict[str, Block],
+        key: jax.Array | None,
+        *,
+        num_tasks: int,
+        step: jax.Array | int = 0,
+        counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
-        del num_tasks  # there are no tasks
+        del num_tasks, counts  # there are no tasks, and a batch is never taken in parts
         networks, config = nnx.merge(self.graphdef, params), self.config.loss
         images = jnp.concatenate([blocks[block.name].images for block in self.config.data.blocks])
         model, accum = networks.vqgan, networks.vqgan.policy.accum
@@ -140,15 +152,15 @@ class Reconstruction:
 
         reconstruction, (pixel, perceptual) = unlike(made)
         total = reconstruction + config.quantizer_weight * quantised.loss
-        counts = jnp.bincount(quantised.codes.ravel(), length=self.config.model.num_codes).astype(accum)
-        share = counts / jnp.sum(counts)
+        uses = jnp.bincount(quantised.codes.ravel(), length=self.config.model.num_codes).astype(accum)
+        share = uses / jnp.sum(uses)
         error = jnp.mean(jnp.square(pixels - jnp.clip(made, -1.0, 1.0)), (1, 2, 3))
         scalars = {
             "vqgan/pixel": pixel,
             "vqgan/perceptual": perceptual,
             "vqgan/quantizer": quantised.loss,
             "vqgan/psnr": jnp.mean(10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))),
-            "vqgan/codes_used": jnp.mean(counts > 0),
+            "vqgan/codes_used": jnp.mean(uses > 0),
             "vqgan/perplexity": jnp.exp(-jnp.sum(share * jnp.log(share + _KL_EPS))),
         }
         if config.discriminator_weight:
@@ -156,7 +168,7 @@ class Reconstruction:
             total += terms.pop("loss")
             scalars |= terms
         # Nothing was coded before the quantiser starts: all codes count as dead then.
-        new = {**stats, "usage": stats["usage"] + jnp.where(step >= self.quantizer_start, counts, 0)}
+        new = {**stats, "usage": stats["usage"] + jnp.where(step >= self.quantizer_start, uses, 0)}
         if "candidates" in stats and candidate_key is not None:
             cells = latents.reshape(-1, latents.shape[-1])
             drawn = jax.random.randint(candidate_key, (self.config.model.num_codes,), 0, cells.shape[0])

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.parallel.mesh import batch_sharding, replicated
+from ofa_jax.train.accumulation import accumulate
 from ofa_jax.train.guard import Verdict, judge, select
 from ofa_jax.train.keys import DATA_KEY, run_key
 from ofa_jax.train.loss import add_sums, total_loss
@@ -53,14 +54,24 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
     objective.check()
     tx = objective.optimizer()
     schedule = learning_rate(config.optimizer, steps=config.steps)
+    shardings = state_shardings(config, mesh)
 
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
 
-        def loss_of(params: Any) -> Any:
-            return objective.loss(stop_frozen(params, config.optimizer), state.stats, blocks, key, num_tasks=num_tasks, step=state.step)
+        count = config.optimizer.accumulate
+        counts = objective.counts(blocks) if count > 1 else None
 
-        (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        def loss_of(params: Any, blocks: dict[str, Block], key: jax.Array) -> Any:
+            params = stop_frozen(params, config.optimizer)
+            return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step, counts=counts)
+
+        if count > 1:
+            (loss, report), grads = accumulate(
+                loss_of, state.params, state.stats, blocks, key, count=count, mesh=mesh, shardings=shardings.params
+            )
+        else:
+            (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, blocks, key)
         grad_norm = optax.tree.norm(grads)
         guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -70,7 +81,7 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
         if ema is not None:
             ema = average(ema, params, decay=config.optimizer.ema_decay, count=state.step)
         made = (params, opt_state, stats, ema, state.step + 1)
-        params, opt_state, stats, ema, count = select(
+        params, opt_state, stats, ema, updates = select(
             verdict.accepted, made, (state.params, state.opt_state, state.stats, state.ema, state.step)
         )
         nothing = jnp.zeros((num_tasks,))
@@ -83,12 +94,11 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             grad_norm=grad_norm,
             learning_rate=schedule(state.step),
             scalars=report.scalars,
-            step=count,
+            step=updates,
             verdict=verdict,
         )
-        return TrainState(params, opt_state, stats, ema, guard, count, state.data_step + 1), metrics
+        return TrainState(params, opt_state, stats, ema, guard, updates, state.data_step + 1), metrics
 
-    shardings = state_shardings(config, mesh)
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 
