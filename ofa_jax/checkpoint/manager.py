@@ -166,16 +166,16 @@ class CheckpointManager:
         """Returns the names of the parts of the state that the checkpoint holds; an older one may lack a part that came later."""
         return set(self._metadata(self._resolve(step)).metadata)
 
-    def restore(self, abstract_state: Any, *, step: int | None = None) -> Any:
+    def restore(self, abstract_state: Any, *, step: int | None = None, spare: str = "") -> Any:
         """Returns the saved state (default: the newest) with the structure, dtypes and shardings of `abstract_state`.
 
-        abstract_state: leaves are `jax.ShapeDtypeStruct` with shardings. Raises `CheckpointError` naming the first parameter whose
-        name, shape or dtype differs.
+        abstract_state: leaves are `jax.ShapeDtypeStruct` with shardings. spare: a part of which the checkpoint may hold more than is
+        wanted; that is not read. Raises `CheckpointError` naming the first parameter whose name, shape or dtype differs.
         """
         step = self._resolve(step)
         wanted = _parts_of(abstract_state)
-        self._check(step, wanted)
-        loaded = self._load(step, wanted)
+        self._check(step, wanted, spare=spare)
+        loaded = self._load(step, wanted, partial=bool(spare))
         leaves = []
         for part, names, _ in _named_leaves(abstract_state):
             node = loaded[part]
@@ -247,8 +247,10 @@ class CheckpointManager:
         except (OSError, ValueError) as error:
             raise _damaged(folder, error) from error
 
-    def _check(self, step: int, wanted: dict[str, Any], *, extra: Literal["none", "other parts", "anywhere"] = "none") -> None:
-        """Compares names, shapes and dtypes before any array is read. `extra`: where the checkpoint may hold more than is wanted."""
+    def _check(
+        self, step: int, wanted: dict[str, Any], *, extra: Literal["none", "other parts", "anywhere"] = "none", spare: str = ""
+    ) -> None:
+        """Compares names, shapes and dtypes before any array is read. extra, spare: where the checkpoint may hold more than is wanted."""
         stored = {_join(part, names): leaf for part, names, leaf in _walk(self._metadata(step).metadata)}
         expected = {_join(part, names): leaf for part, names, leaf in _walk(wanted)}
         where = f"checkpoint {self.directory / str(step)}"
@@ -261,6 +263,8 @@ class CheckpointManager:
                 raise CheckpointError(f"{where}, {name}: found dtype {stored[name].dtype}, expected {leaf.dtype}")
         parts = set(wanted)
         for name in stored:
+            if spare and name.split("/")[0] == spare:
+                continue
             if name not in expected and (extra == "none" or (extra == "other parts" and name.split("/")[0] in parts)):
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
 

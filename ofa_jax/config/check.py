@@ -12,7 +12,17 @@ from typing import Any
 from ofa_jax.config.check_vqgan import vqgan_problems
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
-from ofa_jax.config.findings import at_least, data_findings, fraction, mesh_findings, multiple, positive, resolve_mesh, run_findings
+from ofa_jax.config.findings import (
+    at_least,
+    data_findings,
+    fraction,
+    frozen_findings,
+    mesh_findings,
+    multiple,
+    positive,
+    resolve_mesh,
+    run_findings,
+)
 from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
@@ -81,7 +91,7 @@ def _types(node: Any, prefix: str) -> Iterator[str]:
 
 def _run(config: RunConfig) -> Iterator[str]:
     yield from run_findings(config)
-    yield from _parts("optimizer.frozen", config.optimizer.frozen)
+    yield from frozen_findings(config.optimizer.frozen, MODEL_PARTS)
 
 
 def _loss(config: RunConfig) -> Iterator[str]:

@@ -311,7 +311,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 5.0
-    frozen: tuple[str, ...] = ()  # parts of the model (embedding, resnet, encoder, decoder) that stay as they are
+    frozen: tuple[
+        str, ...
+    ] = ()  # parameters that stay as they are: parts of the model (resnet), paths and patterns (*/layers/ffn, **/*norm)
     accumulate: int = 1  # micro-batches that a global batch is run in, one after another, for want of memory
     ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
 

@@ -129,12 +129,14 @@ def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str,
 
 
 def _restore(config: AnyRun, manager: CheckpointManager, step: int, mesh: Mesh, abstract: TrainState) -> TrainState:
-    """The saved state; the guard of one that was saved before there was a guard is a new one, and that is said."""
+    """The saved state; the guard of one that was saved before there was a guard is a new one, and that is said. Older ones hold moments
+    of frozen parameters too."""
     wanted = with_shardings(abstract, state_shardings(config, mesh))
+    spare = "opt_state" if config.optimizer.frozen else ""
     if "guard" in manager.parts(step):
-        return manager.restore(wanted, step=step)
+        return manager.restore(wanted, step=step, spare=spare)
     _say(f"checkpoint {manager.directory / str(step)} has no guard; it starts anew and judges nothing for {config.guard.window} updates")
-    state = manager.restore(dataclasses.replace(wanted, guard=None), step=step)
+    state = manager.restore(dataclasses.replace(wanted, guard=None), step=step, spare=spare)
     return dataclasses.replace(state, guard=_place(initial_guard(), wanted.guard))
 
 

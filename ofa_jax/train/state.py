@@ -16,6 +16,7 @@ from ofa_jax.parallel.rules import param_shardings
 from ofa_jax.train.guard import initial_guard
 from ofa_jax.train.keys import INIT_KEY, run_key
 from ofa_jax.train.objective import make_objective
+from ofa_jax.train.optimizer import has_no_moment
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +62,12 @@ def state_shardings(config: AnyRun, mesh: Mesh) -> TrainState:
     return TrainState(
         params=params,
         opt_state=optax.tree_utils.tree_map_params(
-            tx, lambda _, sharding: sharding, abstract.opt_state, params, transform_non_params=lambda _: whole
+            tx,
+            lambda moment, sharding: moment if has_no_moment(moment) else sharding,
+            abstract.opt_state,
+            params,
+            transform_non_params=lambda _: whole,
+            is_leaf=has_no_moment,
         ),
         stats=jax.tree.map(lambda _: whole, abstract.stats),
         ema=None if abstract.ema is None else params,

@@ -101,6 +101,7 @@ BROKEN = {
     "data.blocks.scenes.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
     "init.parts=resnett": "init.parts: found resnett, expected parts of the model; did you mean resnet?",
     "optimizer.frozen=encode": "optimizer.frozen: found encode, expected parts of the model; did you mean encoder?",
+    "optimizer.frozen=encode/layers": "optimizer.frozen: found encode/layers, expected parts of the model; did you mean encoder?",
     "init.checkpoint=": "init.parts: found resnet without init.checkpoint",
     "objective=picture_words": "data.blocks.infilling: found rows without a whole picture, expected none for objective=picture_words",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
