@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import AnyRun, RunConfig, SourceConfig, VQGANRunConfig
+from ofa_jax.config.schema import AnyRun, BlockConfig, RunConfig, SourceConfig, VQGANRunConfig
+from ofa_jax.data.batch import Row
 from ofa_jax.data.codes import CODES_FOLDER
 from ofa_jax.data.pictures import picture_row
 from ofa_jax.data.pipeline import Pipeline, RowBuild
 from ofa_jax.data.quarantine import Quarantine
-from ofa_jax.data.records import RecordSource, existing_folder, load_codes_manifest, load_json, open_records
+from ofa_jax.data.records import Record, RecordSource, existing_folder, load_codes_manifest, load_json, open_records
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.negatives import load_negatives
 from ofa_jax.tasks.rows import RowBuilder
@@ -19,12 +24,18 @@ from ofa_jax.vocab.tokenizer import load_tokenizer
 
 
 def training_pipeline(
-    config: AnyRun, *, host: int = 0, num_hosts: int = 1, quarantine: Quarantine | None = None
+    config: AnyRun,
+    *,
+    host: int = 0,
+    num_hosts: int = 1,
+    quarantine: Quarantine | None = None,
+    after_row: Callable[[], None] | None = None,
 ) -> tuple[Pipeline, dict[str, str]]:
     """Returns (the pipeline of host `host` of `num_hosts`, facts outside the config that a resumed run must share).
 
-    Records are opened at the first batch. Raises ConfigError when the tokeniser does not fit, DataError when the data's folder is missing,
-    for broken files beside the records and for rows that do not divide by the hosts. The first batch raises what `open_source` does.
+    Records are opened at the first batch. after_row is called after each row that is made, by the thread or process that makes it. Raises
+    ConfigError when the tokeniser does not fit, DataError when the data's folder is missing, for broken files beside the records and for
+    rows that do not divide by the hosts. The first batch raises what `open_source` does.
     """
     directory = existing_folder(config.data.dir)
     build_row: RowBuild = picture_row
@@ -38,7 +49,7 @@ def training_pipeline(
         Pipeline(
             config.data,
             config.seed,
-            build_row,
+            build_row if after_row is None else _Watched(build_row, after_row),
             partial(open_source, config),
             host=host,
             num_hosts=num_hosts,
@@ -46,6 +57,19 @@ def training_pipeline(
         ),
         identity,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+    """Builds rows, and calls `after_row` after each that could be built."""
+
+    build_row: RowBuild
+    after_row: Callable[[], None]
+
+    def __call__(self, block: BlockConfig, source: SourceConfig, record: Record, draw: np.random.Generator) -> Row:
+        row = self.build_row(block, source, record, draw)
+        self.after_row()
+        return row
 
 
 def open_source(config: AnyRun, source: SourceConfig) -> RecordSource:

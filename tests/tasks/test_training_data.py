@@ -41,7 +41,9 @@ def config_of_codes(prepared: Path, folder: Path, options: CodeOptions) -> RunCo
 
 def test_a_small_model_reads_the_codes_of_the_real_settings(prepared: Path, tmp_path: Path):
     config = config_of_codes(prepared, tmp_path, F8)
-    block = training_pipeline(config)[0].batch(0).blocks["infilling"]
+    made: list[None] = []
+    block = training_pipeline(config, after_row=lambda: made.append(None))[0].batch(0).blocks["infilling"]
+    assert len(made) == 8
     assert block.images.shape == (8, 256, 256, 3)
     targets = block.target_ids[:, :256] - config.vocab.first_code_id
     assert targets.min() >= 0 and targets.max() < 8_192 and len(np.unique(targets)) > 1_000
