@@ -5,8 +5,9 @@ pictures lie in `VG_100K/` and `VG_100K_2/`, the last two parts of their `url` i
 
 OFA makes captions of its large regions and grounding of the small ones: a region of more than `LARGE_PX2` = 16,384 square pixels
 (128 x 128) becomes a record of its own, whose picture is the region cut out and encoded again as JPEG of quality 95; the others stay
-regions of the whole picture. The number is that of OFA's paper (arXiv 2202.03052, on its pretraining data) from memory; its code does
-not have it.
+regions of the whole picture. The number is not verified: it is remembered as the paper's (arXiv 2202.03052, on its pretraining data), whose
+text was not at hand; OFA's code, its notes on data sets and its authors' public answers do not have it. Another number is
+`--option=large_px2=N`, the same for captions and regions.
 """
 
 from __future__ import annotations
