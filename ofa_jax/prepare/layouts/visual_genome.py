@@ -22,6 +22,7 @@ from ofa_jax.data.records import Caption, Question
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import elements, field
+from ofa_jax.prepare.layouts.picture_names import visual_genome_picture
 
 LARGE_PX2 = 16_384
 _FILES = {
@@ -56,7 +57,7 @@ class VisualGenome(Gathered):
 
     def picture_key(self, record_id: str) -> str:
         """Returns Visual Genome's name of the picture, which GQA's pictures have too."""
-        return f"visual_genome/{record_id.partition('/')[0]}"
+        return visual_genome_picture(record_id.partition("/")[0])
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture, or large region. The annotations are held as JSON texts: half a gigabyte for the 5.4 million regions."""

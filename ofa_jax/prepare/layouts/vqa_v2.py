@@ -17,6 +17,7 @@ from ofa_jax.data.records import Question
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import field, items
+from ofa_jax.prepare.layouts.picture_names import coco_picture
 from ofa_jax.prepare.storage import open_file
 
 
@@ -55,13 +56,9 @@ class VqaV2(Gathered):
         if self.num_answers < 0:
             raise DataError(f"{self.dataset}: option num_answers: found {self.num_answers}, expected at least 0")
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns COCO's name of the picture."""
-        return f"coco/{record_id}"
+        return coco_picture(record_id)
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture that keeps a question. Questions and answers are held: about 300 MB for the 444,000 of train."""
