@@ -54,9 +54,9 @@ class PatchCodec:
 
 
 class VqganCodec:
-    """The VQGAN of a file, a few pictures at a time."""
+    """The VQGAN of a file, one picture at a time, as pages and sheets draw them: a larger batch would be filled up with nothing."""
 
-    def __init__(self, path: Path, *, rows: int = 2):
+    def __init__(self, path: Path, *, rows: int = 1):
         config, params, self.digest = load_codec_file(path)
         self._codec = Codec(config, params, rows=rows)
         self.num_codes, self.stride = config.num_codes, config.stride

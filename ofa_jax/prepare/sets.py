@@ -58,7 +58,7 @@ SETS: dict[str, PublicSet] = {
     ),
     "vqa_v2": PublicSet(
         VqaV2, "question", "https://visualqa.org/download.html", _CC_BY,
-        notes=("answers are of the 3,129 most frequent of the files that are there",),
+        notes=("answers are of the 3,129 most frequent of train, in every split",),
     ),
     "vg_qa": PublicSet(VisualGenome, "question", _VISUAL_GENOME, _VG, {"what": "questions"}),
     "gqa": PublicSet(Gqa, "question", "https://cs.stanford.edu/people/dorarad/gqa/", _VG, notes=("balanced questions",)),

@@ -39,10 +39,6 @@ class OpenImages(Gathered):
     def __post_init__(self) -> None:
         one_of(self, "split", ("train", "validation", "test"))
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns Open Images' name of the picture."""
         return f"open_images/{record_id}"
