@@ -29,6 +29,10 @@ class Hook:
         """Called where the loop, with `step` steps made, begins to "evaluate", to "save", to wait for "data", to "compile" (the first
         step) or to "step"."""
 
+    def is_evaluation(self, step: int, *, last: bool) -> bool:
+        """Says whether `evaluate` will take as long as an evaluation does: the phase is then called so."""
+        return False
+
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
         """Called before every step and once after the last; may return numbers to be logged. The state must not be changed or kept."""
         return None
@@ -96,9 +100,11 @@ class Evaluate(Hook):
     def start(self, step: int) -> None:
         self._start = step
 
+    def is_evaluation(self, step: int, *, last: bool) -> bool:
+        return last or (self._every_steps > 0 and step % self._every_steps == 0 and step > self._start)
+
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
-        due = self._every_steps > 0 and step % self._every_steps == 0 and step > self._start
-        return self._measure(state) if due or last else None
+        return self._measure(state) if self.is_evaluation(step, last=last) else None
 
 
 class WriteMetrics(Hook):

@@ -157,7 +157,8 @@ class _Run:
                 if last or stopped:
                     self._read()
                 if not stopped:
-                    self._enter(step, "evaluate")
+                    if any(hook.is_evaluation(step, last=last) for hook in self.hooks):
+                        self._enter(step, "evaluate")
                     self._evaluate(step, state, last=last)
                 if last or stopped or (step > start and self._save_due(step)):
                     self._enter(step, "save")
