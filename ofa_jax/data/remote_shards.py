@@ -97,6 +97,8 @@ class RemoteShards:
 
     def _open(self, shards: list[int]) -> None:
         """Reads the indexes of shards, all together: their postscripts, then their footers."""
+        if not shards:
+            return
         starts = [self._sizes[shard] - BLOCK for shard in shards]
         for shard, start in zip(shards, starts, strict=True):
             if start < BLOCK or start % BLOCK:
@@ -144,8 +146,10 @@ def decode_chunk(data: bytes | memoryview, begin: int, *, records: int | None = 
     if records is not None and count != records:
         raise _Damaged(f"found a chunk of {count} records, expected {records}")
     body = data[_CHUNK_HEADER.size : _CHUNK_HEADER.size + size]
-    if len(body) != size or not size or decoded > _MAX_DECODED or count > _MAX_DECODED:
-        raise _Damaged(f"found {len(body)} bytes of a chunk that has {size}, {decoded} when decoded")
+    if len(body) != size or not size:
+        raise _Damaged(f"found {len(body)} bytes of a chunk, expected the {size} that it says it has")
+    if max(count, decoded) > _MAX_DECODED:
+        raise _Damaged(f"found a chunk of {count} records in {decoded} bytes, expected {_MAX_DECODED} at most")
     compression = body[0]
     sizes_bytes, place = _varint(body, 1)
     values = _decompressed(body[place + sizes_bytes :], compression, decoded)
