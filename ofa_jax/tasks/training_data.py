@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ofa_jax.data.pictures import picture_row
 from ofa_jax.data.pipeline import Pipeline, RowBuild
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordSource, existing_folder, load_codes_manifest, load_json, open_records
+from ofa_jax.data.storage import as_path
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.negatives import load_negatives
 from ofa_jax.tasks.rows import RowBuilder
@@ -79,13 +80,13 @@ def open_source(config: AnyRun, source: SourceConfig) -> RecordSource:
     vocabulary has.
     """
     records = open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes)
-    folder = Path(config.data.dir) / source.dataset
+    folder = as_path(config.data.dir) / source.dataset
     if source.reads_codes and isinstance(config, RunConfig) and not load_json(folder / "manifest.json").get("num_codes"):
         _check_codes(config, folder)
     return records
 
 
-def _check_codes(config: RunConfig, folder: Path) -> None:
+def _check_codes(config: RunConfig, folder: Any) -> None:
     """A shorter grid would fit the block's lengths, and each of its codes would train the position of another one."""
     made, where = load_codes_manifest(folder, folder.name), f"dataset {folder.name}: {folder / CODES_FOLDER}"
     model, side = config.model, config.model.code_grid
