@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from ofa_jax.data.storage import Range, StoreError
 from ofa_jax.vocab.tokenizer import load_tokenizer
 from tests.data.object_store import Fault, ObjectStore
 
+ROOT = Path(__file__).resolve().parents[2]
 FILE = "gs://bucket/data/file"
 
 
@@ -90,9 +93,9 @@ def test_a_stall_ends_at_its_deadline_and_is_tried_again(store: ObjectStore, mon
 @pytest.mark.parametrize(
     ("fault", "said", "tries"),
     [
-        (Fault(status=503), "the store failed 6 times, the last time with: HttpError: as the test wishes, 503; check the network", 6),
-        (Fault(stall_s=9), "the store failed 6 times, the last time with: no answer within 0.2", 6),
-        (Fault(reset=True), "the store failed 6 times, the last time with: Client", 6),
+        (Fault(status=503), "the store failed 8 times, the last time with: HttpError: as the test wishes, 503; check the network", 8),
+        (Fault(stall_s=9), "the store failed 8 times, the last time with: no answer within 0.1", 8),
+        (Fault(reset=True), "the store failed 8 times, the last time with: Client", 8),
         (Fault(status=403), "the store refuses it (OSError: Forbidden", 1),
         (Fault(status=401), "the store refuses it (HttpError: as the test wishes, 401)", 1),
         (Fault(status=400), "the store does not take the question (HttpError: as the test wishes, 400); check the address", 1),
@@ -126,11 +129,18 @@ def copy_in_a_process(gate: object, out: object) -> None:
     out.put((os.getpid(), storage.local_copy(FILE).read_bytes()))
 
 
-@pytest.mark.parametrize("kind", ["spawn", "fork"])
-def test_a_copy_is_made_once_for_all_processes(store: ObjectStore, kind: str, tmp_path: Path):
-    context = multiprocessing.get_context(kind)
-    storage.read_bytes(FILE)  # what this process has opened must not reach a forked one
-    store.requests.clear()
+def test_a_forked_process_asks_for_itself(store: ObjectStore):
+    program = (
+        "import os; from ofa_jax.data import storage; "
+        f"read = lambda: storage.read_ranges([storage.Range('{FILE}', 1, 4)] * 9) == [bytes([1, 2, 3])] * 9; "
+        "here = read(); child = os.fork(); child or os._exit(0 if read() else 1); print(here, os.waitpid(child, 0)[1], read())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "0", "True"]
+
+
+def test_a_copy_is_made_once_for_all_processes(store: ObjectStore, tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
     gate, out = context.Event(), context.Queue()
     processes = [context.Process(target=copy_in_a_process, args=(gate, out)) for _ in range(3)]
     for process in processes:
@@ -186,3 +196,14 @@ def test_a_tokeniser_may_lie_in_a_store(store: ObjectStore):
     path = "gs://bucket/none.model"
     with pytest.raises(ValueError, match=f"vocab.path: found no readable file at '{path}'"):
         load_tokenizer(VocabConfig(tokenizer="sentencepiece", path=path))
+
+
+@pytest.mark.parametrize(
+    ("package", "address", "named"),
+    [("fsspec", "gs://b/x", "fsspec"), ("gcsfs", "gs://b/x", "gcsfs"), ("s3fs", "s3://b/x", "client (Install s3fs to access S3)")],
+)
+def test_a_missing_client_is_named_with_what_to_install(package: str, address: str, named: str):
+    program = f"import sys; sys.modules['{package}'] = None; from ofa_jax.data import storage; storage.exists('{address}')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    expected = f"{address}: found no {named}, expected it for {address.partition('b')[0]}; install requirements-stores.txt"
+    assert expected in done.stderr

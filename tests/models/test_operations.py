@@ -104,7 +104,7 @@ def test_the_front_alone():
 
 
 def test_a_training_step_is_three_forward_passes():
-    """Of all that is no convolution (a strided one's gradient is traced with the zeros between its outputs), but for what positions share."""
+    """Of all that is no convolution, whose gradient is traced with the zeros of strides; and but for what positions share."""
     config = small()
     counted = sum(value for name, value in step_operations(config).items() if name != "resnet")
     found = traced(config, gradient=True, key=True, kinds=("dot_general",))
