@@ -73,7 +73,8 @@ def sequences_a_row(block: RowBlock) -> int:
 
 def block_operations(config: RunConfig, block: RowBlock) -> dict[str, float]:
     """Operations of one forward pass over a row block, by component: resnet, encoder, decoder, logits."""
-    model, total = config.model, collections.Counter[str]()
+    model = config.model
+    total: dict[str, float] = collections.defaultdict(float)
     patches, sampled = 0, False
     if block.image_px:
         grid = -(-block.image_px // model.resnet.stride)
@@ -97,7 +98,7 @@ def step_operations(config: RunConfig) -> Mapping[str, float]:
 
     The front's backward pass is left out where it is frozen. R-Drop, which runs every sequence twice, is counted.
     """
-    total: collections.Counter[str] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     for block in config.data.row_blocks:
         for name, value in block_operations(config, block).items():
             frozen = name == "resnet" and "resnet" in config.optimizer.frozen
