@@ -55,8 +55,9 @@ def run_pass(
 ) -> int:
     """Runs `work(unit.value)` for every unit that is not done and returns how many there were.
 
-    `work` and the values have to pickle, as workers are processes. OSErrors are tried again `TRIES` times. Errors of several units are told
-    together: raises `DataError` after all others are done, so that nothing of them is lost.
+    `work` and the values have to pickle, as workers are processes. OSErrors are tried again `TRIES` times, and what a worker gave up is
+    done once more here. Errors of several units are told together: raises `DataError` after all others are done, so that nothing of them
+    is lost.
     """
     missing = [unit for unit in units if not is_done(unit.value)]
     if not missing:
@@ -70,26 +71,53 @@ def run_pass(
     began = time.monotonic()
     try:
         _run_beam([(unit.name, unit.value) for unit in missing], _Guarded(work), options)
+        said, untried = _try_again(name, missing, work, is_done=is_done, options=options, progress=progress)
     finally:
         stop.set()
         watcher.join()
-    faults = [unit for unit in missing if not is_done(unit.value)]
-    if faults:
-        said = [f"{unit.name}: {_attempt(work, unit.value)}" for unit in faults[:_MOST_TOLD]]
-        more = f"; {len(faults) - _MOST_TOLD} more" if len(faults) > _MOST_TOLD else ""
-        raise DataError(f"{name}: {len(faults):,} of {len(units):,} failed; " + "; ".join(said) + more)
+    if said:
+        more = f"; {untried:,} more" if untried else ""
+        raise DataError(f"{name}: {len(said) + untried:,} of {len(units):,} failed; " + "; ".join(said) + more)
     seconds = time.monotonic() - began
     progress(f"{name}: {len(missing):,} in {seconds:.1f} s")
     return len(missing)
 
 
-def _attempt(work: Callable[[Any], None], value: Any) -> str:
-    """Returns the sentence of a unit's error, by doing it once more here: workers elsewhere have no way to tell."""
+def _try_again(
+    name: str,
+    units: Sequence[Unit],
+    work: Callable[[Any], None],
+    *,
+    is_done: Callable[[Any], bool],
+    options: RunnerOptions,
+    progress: Progress,
+) -> tuple[list[str], int]:
+    """Does units that workers left undone once more, a few at a time, here: workers elsewhere have no way to tell why.
+
+    Returns (the sentences of those that fail again, how many others are undone). Where none of a few fails again, the fault is over, and
+    workers get the others: one process must not do the work of all.
+    """
+    undone = [unit for unit in units if not is_done(unit.value)]
+    while undone:
+        tried = undone[:_MOST_TOLD]
+        said = [f"{unit.name}: {sentence}" for unit in tried if (sentence := _attempt(name, unit, work, progress))]
+        undone = undone[len(tried) :]
+        if said or not undone:
+            return said, len(undone)
+        progress(f"{name}: {len(undone):,} that failed go to workers once more")
+        _run_beam([(unit.name, unit.value) for unit in undone], _Guarded(work), options)
+        undone = [unit for unit in undone if not is_done(unit.value)]
+    return [], 0
+
+
+def _attempt(name: str, unit: Unit, work: Callable[[Any], None], progress: Progress) -> str:
+    """Does a unit here; returns the sentence of its error, "" when it is done."""
     try:
-        work(value)
+        work(unit.value)
     except (UserError, OSError) as error:
         return str(error)
-    return "done at the second time"
+    progress(f"{name}: {unit.name} failed in a worker, done at the second try")
+    return ""
 
 
 class _Guarded:
