@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
+
 _UPLOAD = "/upload/storage/v1/"
 _DOWNLOAD = "/download/storage/v1/"
 _PLAIN = "/storage/v1/"
@@ -165,6 +167,7 @@ class ObjectStore:
             "metageneration": "1",
             "contentType": found.content_type,
             "size": str(len(found.data)),
+            "crc32c": base64.b64encode(google_crc32c.Checksum(found.data).digest()).decode(),
             "md5Hash": base64.b64encode(hashlib.md5(found.data).digest()).decode(),
             "etag": str(found.generation),
             "timeCreated": found.time,

@@ -141,23 +141,43 @@ class _Guarded:
 
 
 def _run_beam(units: list[tuple[str, Any]], work: Callable[[tuple[str, Any]], str], options: RunnerOptions) -> None:
+    """Runs the graph to its end. Raises `DataError` for a runner that is not there, lacks options, or was asked to run nothing."""
     # Beam warns of packages for stores that nobody asked for, and of what an environment of our own replaces.
     logging.disable(logging.WARNING)
     try:
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import grpc
+        from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
 
         if options.runner == "direct":
             runner: Any = _local_runner(options.workers)
             args = [f"--direct_num_workers={options.workers}"]
         else:
-            runner, args = None, [f"--runner={_RUNNERS.get(options.runner, options.runner)}"]
-        with beam.Pipeline(runner, options=PipelineOptions([*args, *options.beam_args])) as pipeline:
+            # What workers call lies in modules of ours, which they import; Dataflow would send the launcher's variables too.
+            runner, args = None, [f"--runner={_RUNNERS.get(options.runner, options.runner)}", "--no_save_main_session"]
+        beam_options = PipelineOptions([*args, *options.beam_args])
+        try:
+            pipeline = beam.Pipeline(runner, options=beam_options)
+        except ValueError as error:
+            raise DataError(
+                f"--runner={options.runner}: found what Beam does not take, expected a runner and its options: {error}"
+            ) from error
+        with pipeline:
             _ = pipeline | "units" >> beam.Create(units) | "spread" >> beam.Reshuffle() | "work" >> beam.Map(work)
     except ImportError as error:
-        raise DataError(f"{error.name}: found no such package, expected it for preparing data; install requirements-prepare.txt") from error
+        raise DataError(f"--runner={options.runner}: {error}; expected the packages of requirements-prepare.txt{_GCP}") from error
+    except grpc.FutureTimeoutError as error:
+        raise DataError(
+            f"--runner={options.runner}: found no job service that answers, expected one at {' '.join(options.beam_args) or 'an address'}; "
+            f"give it by --beam=--job_endpoint=HOST:PORT"
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
+    for asked, view in (("dry_run", TestOptions), ("template_location", GoogleCloudOptions)):
+        if getattr(beam_options.view_as(view), asked):
+            raise DataError(
+                f"--runner={options.runner}: it took the graph of {len(units):,} units and ran nothing, as --{asked} asks; go on without it"
+            )
 
 
 def _local_runner(workers: int) -> Any:
@@ -172,6 +192,7 @@ def _local_runner(workers: int) -> Any:
     return fn_runner.FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 
+_GCP = ", and of apache-beam[gcp] for Dataflow"
 _RUNNERS = {"dataflow": "DataflowRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
 
 
