@@ -32,8 +32,8 @@ from ofa_jax.data.records import (
     RecordError,
     Region,
 )
+from ofa_jax.data.storage import list_files, open_file
 from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
-from ofa_jax.prepare.storage import list_files, open_file
 
 Found = Record | RecordError
 Progress = Callable[[str], None]

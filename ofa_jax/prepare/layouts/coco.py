@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Caption
+from ofa_jax.data.storage import list_files
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.instances import read_instances
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import list_files
 
 _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}  # split here -> splits there
 

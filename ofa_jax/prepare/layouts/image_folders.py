@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import is_remote, list_files, open_file
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, Progress, checked_record
 from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, record_error, relative_path, tar_members
-from ofa_jax.prepare.storage import is_remote, list_files, open_file
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _RUN = ".pictures.json"  # a list of some of a folder's files

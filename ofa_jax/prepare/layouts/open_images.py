@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, one_file, one_of
-from ofa_jax.prepare.storage import open_file
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax", "IsGroupOf")
 Objects = list[tuple[str, tuple[float, ...]]]

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import IO, Any, ClassVar
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.instances import corners
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import open_file
 
 _SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}  # the first is what OFA uses
 

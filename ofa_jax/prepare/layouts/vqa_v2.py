@@ -14,10 +14,10 @@ from typing import ClassVar, NamedTuple
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Question
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import open_file
 
 
 class _Answers(NamedTuple):
