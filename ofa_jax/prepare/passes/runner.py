@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax.config.errors import DataError, UserError
+from ofa_jax.data.storing import names_in
 from ofa_jax.prepare.layouts.base import Progress
 from ofa_jax.prepare.passes import worker
 
@@ -35,13 +36,19 @@ class RunnerOptions:
     workers: int = 1  # processes of the direct runner
     beam_args: tuple[str, ...] = ()  # further options of Beam, such as --project=P --region=R --temp_location=gs://...
 
+    @property
+    def shares_no_disk(self) -> bool:
+        """Whether workers see nothing of this machine's disks. (Those of Flink and Spark may share a mounted one.)"""
+        return _RUNNERS.get(self.runner, self.runner) == "DataflowRunner"
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One unit of a pass: its name for messages, what the work function gets, and how to see that it is done."""
+    """One unit of a pass: its name for messages, what the work function gets, and the file of the pass that says that it is done."""
 
     name: str
     value: Any
+    file: str
 
 
 def run_pass(
@@ -49,29 +56,30 @@ def run_pass(
     units: Sequence[Unit],
     work: Callable[[Any], None],
     *,
-    is_done: Callable[[Any], bool],
+    folder: Any,
     options: RunnerOptions,
     progress: Progress,
 ) -> int:
-    """Runs `work(unit.value)` for every unit that is not done and returns how many there were.
+    """Runs `work(unit.value)` for every unit whose file is not in `folder` and returns how many there were. The folder is listed, never
+    asked for one file: a store would be asked as often as there are units.
 
     `work` and the values have to pickle, as workers are processes. OSErrors are tried again `TRIES` times, and what a worker gave up is
     done once more here. Errors of several units are told together: raises `DataError` after all others are done, so that nothing of them
     is lost.
     """
-    missing = [unit for unit in units if not is_done(unit.value)]
+    missing = _undone(units, folder)
     if not missing:
         progress(f"{name}: all {len(units):,} are there")
         return 0
     if len(missing) < len(units):
         progress(f"{name}: going on, {len(units) - len(missing):,} of {len(units):,} are there")
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(name, missing, is_done, stop, progress), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(name, missing, folder, stop, progress), daemon=True)
     watcher.start()
     began = time.monotonic()
     try:
         _run_beam([(unit.name, unit.value) for unit in missing], _Guarded(work), options)
-        said, untried = _try_again(name, missing, work, is_done=is_done, options=options, progress=progress)
+        said, untried = _try_again(name, missing, work, folder=folder, options=options, progress=progress)
     finally:
         stop.set()
         watcher.join()
@@ -88,7 +96,7 @@ def _try_again(
     units: Sequence[Unit],
     work: Callable[[Any], None],
     *,
-    is_done: Callable[[Any], bool],
+    folder: Any,
     options: RunnerOptions,
     progress: Progress,
 ) -> tuple[list[str], int]:
@@ -97,7 +105,7 @@ def _try_again(
     Returns (the sentences of those that fail again, how many others are undone). Where none of a few fails again, the fault is over, and
     workers get the others: one process must not do the work of all.
     """
-    undone = [unit for unit in units if not is_done(unit.value)]
+    undone = _undone(units, folder)
     while undone:
         tried = undone[:_MOST_TOLD]
         said = [f"{unit.name}: {sentence}" for unit in tried if (sentence := _attempt(name, unit, work, progress))]
@@ -106,8 +114,13 @@ def _try_again(
             return said, len(undone)
         progress(f"{name}: {len(undone):,} that failed go to workers once more")
         _run_beam([(unit.name, unit.value) for unit in undone], _Guarded(work), options)
-        undone = [unit for unit in undone if not is_done(unit.value)]
+        undone = _undone(undone, folder)
     return [], 0
+
+
+def _undone(units: Sequence[Unit], folder: Any) -> list[Unit]:
+    there = names_in(folder)
+    return [unit for unit in units if unit.file not in there]
 
 
 def _attempt(name: str, unit: Unit, work: Callable[[Any], None], progress: Progress) -> str:
@@ -196,11 +209,15 @@ _GCP = ", and of apache-beam[gcp] for Dataflow"
 _RUNNERS = {"dataflow": "DataflowRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
 
 
-def _watch(name: str, units: Sequence[Unit], is_done: Callable[[Any], bool], stop: threading.Event, progress: Progress) -> None:
+def _watch(name: str, units: Sequence[Unit], folder: Any, stop: threading.Event, progress: Progress) -> None:
     """Says how many units are done and how long the others will take."""
     began = time.monotonic()
     while not stop.wait(_SAY_EVERY_S):
-        done = sum(is_done(unit.value) for unit in units)
+        try:
+            done = len(units) - len(_undone(units, folder))
+        except (UserError, OSError) as error:  # the pass itself ends with it, if it lasts
+            progress(f"{name}: cannot say how far it is: {error}")
+            continue
         took = time.monotonic() - began
         left = f", about {took / done * (len(units) - done):.0f} s left" if done else ""
         progress(f"{name}: {done:,} of {len(units):,} done{left}")

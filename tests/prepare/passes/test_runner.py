@@ -27,9 +27,9 @@ def run(folder: Path, names: list[str], *, fail: int, workers: int = 1) -> list[
     said: list[str] = []
     run_pass(
         "set: index",
-        [Unit(name, name) for name in names],
+        [Unit(name, name, name) for name in names],
         functools.partial(fail_at_first, folder=folder, fail=fail),
-        is_done=lambda name: (folder / name).exists(),
+        folder=folder,
         options=RunnerOptions(workers=workers),
         progress=said.append,
     )
