@@ -130,6 +130,11 @@ class ObjectStore:
         bucket, name = split_address(address)
         return self._objects[bucket][name].data
 
+    def generation(self, address: str) -> int:
+        """Returns the number of an object's version, another one after each time it is written. Raises KeyError."""
+        bucket, name = split_address(address)
+        return self._objects[bucket][name].generation
+
     def remove(self, address: str) -> None:
         """Removes an object. Raises KeyError."""
         bucket, name = split_address(address)
