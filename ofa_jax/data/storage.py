@@ -13,6 +13,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,10 @@ from etils import epath
 
 from ofa_jax.config.errors import DataError
 
-TRIES = 6  # of one question to a store
-DEADLINE_S = 10.0  # of the first try; the second has twice, all others four times as long
-WAIT_S = 0.5  # before the second try; doubles with every further one
+TRIES = 8  # of one question to a store: some 50 seconds of errors are outlasted, and three minutes of silence
+DEADLINE_S = 10.0  # of the first try; all others have twice as long
+WAIT_S = 0.5  # before the second try, more or less by half, so that hosts do not come back together; doubles with every further one
+LONGEST_WAIT_S = 16.0
 SLOWEST_BYTES_S = 2**20  # a read may take so much longer than its deadline that it comes this fast
 AT_ONCE = 64  # questions of one call that are under way together
 LISTING_S = 300.0  # a listing may take so much longer than its deadline: it comes by pages of a thousand names, and silence ends it sooner
@@ -262,7 +264,7 @@ def _results(jobs: Sequence[_Job]) -> list[Any]:
     answers: list[Any] = [None] * len(jobs)
     left = list(range(len(jobs)))
     for attempt in range(TRIES):
-        deadline_s = DEADLINE_S * min(2**attempt, 4)
+        deadline_s = DEADLINE_S * (2 if attempt else 1)
         failed = []
         for place, answer in zip(left, _try([jobs[place] for place in left], deadline_s), strict=True):
             answers[place] = answer
@@ -273,7 +275,7 @@ def _results(jobs: Sequence[_Job]) -> list[Any]:
             return answers
         left = failed
         if attempt < TRIES - 1:
-            time.sleep(WAIT_S * 2**attempt)
+            time.sleep(min(WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1.5))
     job = jobs[left[0]]
     last = answers[left[0]]
     said = f"no answer within {deadline_s + job.extra_s:.3g} s" if isinstance(last, TimeoutError) else _said(last)
@@ -355,7 +357,8 @@ def _file_system(address: str, *, patient: bool = False) -> Any:
     try:
         return _file_system_of(scheme, patient, os.getpid())
     except ImportError as error:
-        raise DataError(f"{address}: found no {error.name or 'client'}, expected it for {scheme}://; install {_REQUIREMENTS}") from error
+        package = error.name.partition(".")[0] if error.name else f"client ({error})"
+        raise DataError(f"{address}: found no {package}, expected it for {scheme}://; install {_REQUIREMENTS}") from error
     except ValueError as error:
         raise DataError(f"{address}: found an address of unknown kind ({error}), expected gs:// or s3://") from error
 

@@ -115,7 +115,7 @@ def test_a_store_that_goes_away_stops_the_run_with_one_sentence(store: ObjectSto
     with pytest.raises(DataError) as caught:
         pipeline.batch(1)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"reading dataset scenes split train: {ADDRESS}/{TRAIN}: the store failed 6 times"), caught.value
+    assert str(caught.value).startswith(f"reading dataset scenes split train: {ADDRESS}/{TRAIN}: the store failed 8 times"), caught.value
     asked = [request for request in store.requests if request.place.endswith(TRAIN)]
     assert len(asked) == storage.TRIES * len({request.range for request in asked})  # and not that many times three
     with pytest.raises(DataError, match="opening dataset scenes split train: .*the store refuses it"):

@@ -93,9 +93,9 @@ def test_a_stall_ends_at_its_deadline_and_is_tried_again(store: ObjectStore, mon
 @pytest.mark.parametrize(
     ("fault", "said", "tries"),
     [
-        (Fault(status=503), "the store failed 6 times, the last time with: HttpError: as the test wishes, 503; check the network", 6),
-        (Fault(stall_s=9), "the store failed 6 times, the last time with: no answer within 0.2", 6),
-        (Fault(reset=True), "the store failed 6 times, the last time with: Client", 6),
+        (Fault(status=503), "the store failed 8 times, the last time with: HttpError: as the test wishes, 503; check the network", 8),
+        (Fault(stall_s=9), "the store failed 8 times, the last time with: no answer within 0.1", 8),
+        (Fault(reset=True), "the store failed 8 times, the last time with: Client", 8),
         (Fault(status=403), "the store refuses it (OSError: Forbidden", 1),
         (Fault(status=401), "the store refuses it (HttpError: as the test wishes, 401)", 1),
         (Fault(status=400), "the store does not take the question (HttpError: as the test wishes, 400); check the address", 1),
@@ -196,3 +196,14 @@ def test_a_tokeniser_may_lie_in_a_store(store: ObjectStore):
     path = "gs://bucket/none.model"
     with pytest.raises(ValueError, match=f"vocab.path: found no readable file at '{path}'"):
         load_tokenizer(VocabConfig(tokenizer="sentencepiece", path=path))
+
+
+@pytest.mark.parametrize(
+    ("package", "address", "named"),
+    [("fsspec", "gs://b/x", "fsspec"), ("gcsfs", "gs://b/x", "gcsfs"), ("s3fs", "s3://b/x", "client (Install s3fs to access S3)")],
+)
+def test_a_missing_client_is_named_with_what_to_install(package: str, address: str, named: str):
+    program = f"import sys; sys.modules['{package}'] = None; from ofa_jax.data import storage; storage.exists('{address}')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    expected = f"{address}: found no {named}, expected it for {address.partition('b')[0]}; install requirements-stores.txt"
+    assert expected in done.stderr
