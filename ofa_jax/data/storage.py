@@ -30,6 +30,7 @@ WAIT_S = 0.5  # before the second try, more or less by half, so that hosts do no
 LONGEST_WAIT_S = 16.0
 SLOWEST_BYTES_S = 2**20  # a read may take so much longer than its deadline that it comes this fast
 AT_ONCE = 64  # questions of one call that are under way together
+LISTING_S = 300.0  # a listing may take so much longer than its deadline: it comes by pages of a thousand names, and silence ends it sooner
 COPY_BYTES = 8 * 2**20  # a file is copied in reads of this size
 
 _SCHEMES = ("gs://", "s3://", "az://", "hf://")  # those that epath knows
@@ -106,7 +107,7 @@ def list_folder(folder: str | os.PathLike[str]) -> dict[str, int | None] | None:
     address = os.fspath(folder).rstrip("/")
     inner = _inner(address)
     try:
-        found = _ask(address, "ls", inner, detail=True)
+        found = _ask(address, "ls", inner, detail=True, extra_s=LISTING_S)
     except FileNotFoundError:
         return None
     sizes: dict[str, int | None] = {}
@@ -125,7 +126,7 @@ def list_files(folder: str, pattern: str) -> list[str]:
     if not is_remote(folder):
         return sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
     scheme = folder.partition("://")[0]
-    found = _ask(folder, "glob", f"{_inner(folder).rstrip('/')}/{pattern}")
+    found = _ask(folder, "glob", f"{_inner(folder).rstrip('/')}/{pattern}", extra_s=LISTING_S)
     return sorted(path if is_remote(path) else f"{scheme}://{path.lstrip('/')}" for path in found)
 
 

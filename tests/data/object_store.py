@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
+
 _UPLOAD = "/upload/storage/v1/"
 _DOWNLOAD = "/download/storage/v1/"
 _PLAIN = "/storage/v1/"
@@ -128,6 +130,11 @@ class ObjectStore:
         bucket, name = split_address(address)
         return self._objects[bucket][name].data
 
+    def generation(self, address: str) -> int:
+        """Returns the number of an object's version, another one after each time it is written. Raises KeyError."""
+        bucket, name = split_address(address)
+        return self._objects[bucket][name].generation
+
     def remove(self, address: str) -> None:
         """Removes an object. Raises KeyError."""
         bucket, name = split_address(address)
@@ -165,6 +172,7 @@ class ObjectStore:
             "metageneration": "1",
             "contentType": found.content_type,
             "size": str(len(found.data)),
+            "crc32c": base64.b64encode(google_crc32c.Checksum(found.data).digest()).decode(),
             "md5Hash": base64.b64encode(hashlib.md5(found.data).digest()).decode(),
             "etag": str(found.generation),
             "timeCreated": found.time,

@@ -88,7 +88,6 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
     arrays["lengths"] = np.array(lengths, np.uint16).reshape(len(ids), len(counter.tasks), 2)
     arrays["ids"] = join_ids(ids)
     notes = {"records": len(ids), "image_bytes": image_bytes, "rejects": rejects, **sample.to_json()}
-    files.index_notes(item).parent.mkdir(parents=True, exist_ok=True)
     write_json(files.index_notes(item), notes)
     save_arrays(files.index(item), arrays)
 
