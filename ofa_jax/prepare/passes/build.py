@@ -156,6 +156,7 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
             "inputs": {"number": len(inputs), "digest": f"{short_digest(repr([item.name for item in inputs]).encode()):016x}"},
             **({"num_codes": num_codes} if num_codes else {}),
             "rejects": plan["rejects"],
+            "notices": plan["notices"],
             "tasks": [task.name for task in ROWS[options.row]],
             "token_lengths": {
                 "tokenizer": load_tokenizer(options.tokenizer).digest,

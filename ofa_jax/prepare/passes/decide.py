@@ -38,7 +38,8 @@ def match_input(item: Input, *, options: BuildOptions, files: Files) -> None:
 
 
 def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, progress: Progress) -> dict[str, Any]:
-    """Writes `keep/` of every input, `rejects.jsonl` and `plan.json`, and returns the plan.
+    """Writes `keep/` of every input, `rejects.jsonl`, `notices.jsonl` (records that stay, but should be known of) and `plan.json`, and
+    returns the plan.
 
     The plan has for every split its shards in order, {"file", "records", "from": [[input, first, end], ...]}, where `first` to `end` are
     the kept records of an input by their order. Memory grows with the records, by some tens of bytes each.
@@ -58,11 +59,20 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
     kept: list[int] = []
     keeps: list[np.ndarray] = []
     said = in_order(functools.partial(_said_before, options=options, files=files), inputs, remote=remote)
-    with written_whole(files.folder / "rejects.jsonl") as listed, listed.open("w", encoding="utf-8") as out:
-        for number, (item, (rejects, matches)) in enumerate(zip(inputs, said, strict=True)):
+    noticed: dict[str, int] = defaultdict(int)
+    with (
+        written_whole(files.folder / "rejects.jsonl") as listed,
+        written_whole(files.folder / "notices.jsonl") as told,
+        listed.open("w", encoding="utf-8") as out,
+        told.open("w", encoding="utf-8") as notes,
+    ):
+        for number, (item, (rejects, notices, matches)) in enumerate(zip(inputs, said, strict=True)):
             for line in rejects:
                 counts[f"{line['stage']}/{line['reason']}"] += 1
                 out.write(json.dumps({"input": item.name, **line}, ensure_ascii=False) + "\n")
+            for line in notices:
+                noticed[line["reason"]] += 1
+                notes.write(json.dumps({"input": item.name, **line}, ensure_ascii=False) + "\n")
             here = np.arange(starts[number], starts[number + 1])
             reasons = np.where(
                 first_of_id[here] != here,
@@ -86,12 +96,14 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
     )
     plan = {
         "rejects": dict(sorted(counts.items())),
+        "notices": dict(sorted(noticed.items())),
         "splits": _shards(inputs, kept, options=options),
     }
     write_json(files.plan, plan)
     progress(
         f"{options.layout.dataset}: {sum(kept):,} of {total:,} records stay"
         + "".join(f", {n:,} {why}" for why, n in sorted(counts.items()))
+        + "".join(f"; {n:,} with {why}, listed in notices.jsonl" for why, n in sorted(noticed.items()))
     )
     return plan
 
@@ -102,10 +114,12 @@ def _digests(item: Input, *, files: Files) -> dict[str, np.ndarray]:
     return {"record": arrays["record"] ^ salt, "content": arrays["content"] ^ salt, "usable": arrays["usable"]}
 
 
-def _said_before(item: Input, *, options: BuildOptions, files: Files) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Returns what earlier passes say of an input: the lines of its rejects, and which pictures are in the evaluation sets."""
+def _said_before(item: Input, *, options: BuildOptions, files: Files) -> tuple[list[dict[str, str]], list[dict[str, str]], np.ndarray]:
+    """Returns what earlier passes say of an input: the lines of its rejects and of its notices, and which pictures are in the evaluation
+    sets."""
     notes = json.loads(read_bytes(files.index_notes(item)).decode())
-    return notes["rejects"], load_array(files.matches(item)) if options.against else np.zeros((notes["records"], 3), np.int64)
+    matches = load_array(files.matches(item)) if options.against else np.zeros((notes["records"], 3), np.int64)
+    return notes["rejects"], notes["notices"], matches
 
 
 def _first(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
