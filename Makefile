@@ -59,22 +59,22 @@ help:
 $(VENV)/.run: requirements.txt
 	$(call make_env,$(VENV),requirements.txt,.run)
 
-$(VENV)/.prepare: requirements.txt requirements-prepare.txt
+$(VENV)/.prepare: requirements.txt requirements-stores.txt requirements-prepare.txt
 	$(call make_env,$(VENV),requirements-prepare.txt,.prepare)
 
-$(VENV)/.made: requirements.txt requirements-prepare.txt requirements-test.txt
+$(VENV)/.made: requirements.txt requirements-stores.txt requirements-prepare.txt requirements-test.txt
 	$(call make_env,$(VENV),requirements-test.txt)
 
 prepare-env: $(VENV)/.prepare
 	@echo "$(VENV)/bin/python launch/prepare.py build prepares public data sets and your own files"
 
-$(SERVE_VENV)/.made: requirements.txt requirements-prepare.txt requirements-serve.txt requirements-test.txt requirements-test-serve.txt
+$(SERVE_VENV)/.made: requirements.txt requirements-stores.txt requirements-prepare.txt requirements-serve.txt requirements-test.txt requirements-test-serve.txt
 	$(call make_env,$(SERVE_VENV),requirements-test-serve.txt)
 
 serve-env: $(SERVE_VENV)/.made
 	@echo "$(SERVE_VENV)/bin/python launch/predict.py --checkpoint=RUN --serve shows a run in the browser"
 
-$(TPU_VENV)/.made: requirements.txt requirements-prepare.txt requirements-tpu.txt requirements-test.txt
+$(TPU_VENV)/.made: requirements.txt requirements-stores.txt requirements-prepare.txt requirements-tpu.txt requirements-test.txt
 	$(call make_env,$(TPU_VENV),requirements-tpu.txt -r requirements-test.txt)
 
 tpu-env: $(TPU_VENV)/.made

@@ -23,6 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ofa_jax.config.errors import UserError
+from ofa_jax.data.storage import as_path, exists
+from ofa_jax.data.storing import names_in
 from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
 
 
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
     codes.add_argument("--rebuild", action="store_true", help="replace codes that are there")
     build_flags.add_commands(commands)
     verify = commands.add_parser("verify")
-    verify.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
+    verify.add_argument("--data_dir", type=as_path, default=as_path("data/quickstart"))
     args = parser.parse_args(argv)
     progress = lambda line: print(line, flush=True)  # noqa: E731
     try:
@@ -68,7 +70,8 @@ def main(argv: list[str]) -> int:
         elif args.command in _RUN:
             _RUN[args.command](args, progress)
         else:
-            faults = [fault for path in sorted(args.data_dir.glob("*/manifest.json")) for fault in manifest.verify(path.parent)]
+            folders = [args.data_dir / name for name in sorted(names_in(args.data_dir))]
+            faults = [fault for folder in folders if exists(folder / "manifest.json") for fault in manifest.verify(folder)]
             progress("\n".join(faults) or f"every shard below {args.data_dir} is as its manifest says")
             return 1 if faults else 0
     except (UserError, OSError) as error:

@@ -7,6 +7,7 @@ told in one sentence, 65 data, 70 a bug, 71 out of memory, 74 checkpoints, 75 pr
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,12 @@ from traceback import print_exc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from ofa_jax.config.check import check
 from ofa_jax.config.errors import ConfigError, UserError
+from ofa_jax.config.load import load_run, run_folder
+from ofa_jax.config.schema import AnyRun, VQGANRunConfig
 from ofa_jax.monitor.exits import REASONS, Life, reason_of
+from ofa_jax.monitor.heartbeat import Heartbeat
 
 
 def main(argv: list[str]) -> int:
@@ -48,9 +53,6 @@ def _hang(life: Life, said: str) -> None:
 
 def _train(argv: list[str], life: Life) -> str:
     """Trains and returns why it ended, a name of `REASONS`."""
-    from ofa_jax.config.check import check
-    from ofa_jax.config.load import load_run, run_folder
-
     config, rest = load_run(argv)
     if len(rest) > 1:
         raise ConfigError(f"command line: found {rest[1]}, expected --config=..., --config.a.b=value or --traceback")
@@ -63,14 +65,31 @@ def _train(argv: list[str], life: Life) -> str:
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
-    hosts.start(deadline_s=config.hang_s)
+    workdir, (host, num_hosts) = run_folder(config), hosts.place()
+    said = life.begin(workdir, host=host, facts={"jax": jax.__version__, "processes": num_hosts, "command": argv})
+    if said and host == 0:
+        print(said, flush=True)
+    on_hang = functools.partial(_hang, life)
+    heartbeat = Heartbeat(workdir, host=host, num_hosts=num_hosts, deadline_s=config.hang_s, on_hang=on_hang)
+    try:
+        hosts.start(deadline_s=config.hang_s)
+        heartbeat.enter(0, "start")
+        return _train_on_hosts(config, life, heartbeat)
+    finally:
+        heartbeat.close()
+
+
+def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat) -> str:
+    """What follows once the hosts have found each other."""
+    import jax
+
+    from ofa_jax.parallel import hosts
+
     check(config, num_devices=jax.device_count())
 
     from ofa_jax.config.debug import uses_fixtures
-    from ofa_jax.config.schema import VQGANRunConfig
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.usage import Usage
-    from ofa_jax.monitor.heartbeat import Heartbeat
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
     from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, ProgressLine, StopOnRejects, TimeByCause, WriteDigests, WriteMetrics
@@ -83,16 +102,12 @@ def _train(argv: list[str], life: Life) -> str:
         for _ in hosts.one_after_another():
             print(f"fixtures: {fixtures.write(config.data.dir)}")
     workdir = run_folder(config)
-    facts = {"jax": jax.__version__, "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "processes": hosts.count()}
-    said = life.begin(workdir, host=hosts.index(), facts={**facts, "command": argv})
-    if said and hosts.is_first():
-        print(said, flush=True)
     quarantine = Quarantine(
         workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace
     )
     pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
     task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
-    hooks: list[Hook] = [TimeByCause()]
+    hooks: list[Hook] = [FollowLife(life, heartbeat), TimeByCause()]
     if hosts.is_first():
         usage = Usage(config.data, pipeline.members())
         watch = WatchData(config, usage, task_names=task_names, num_hosts=hosts.count())
@@ -109,13 +124,10 @@ def _train(argv: list[str], life: Life) -> str:
         from ofa_jax.eval.in_loop import in_loop
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
-    heartbeat = Heartbeat(workdir, host=hosts.index(), deadline_s=config.hang_s, on_hang=lambda said: _hang(life, said))
-    hooks.insert(0, FollowLife(life, heartbeat))
     try:
         result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
     finally:
         pipeline.close()
-        heartbeat.close()
     life.step = result.step
     return "preempted" if result.stopped else "done"
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Package -> what of ours it may import beside itself. An entry with a dot allows that one module.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": (),
-    "vocab": ("config",),
+    "vocab": ("config", "data.storage"),
     "metrics": ("config",),
     "parallel": ("config",),
     "monitor": ("config",),

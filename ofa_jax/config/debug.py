@@ -13,6 +13,10 @@ What changes, so that what writes and reads the fixtures agrees with the configs
   regularisation, normalisation and implementation choices stay, because they are what a debug run is meant to exercise.
 - **Loss.** A constraint range becomes that of the fixtures' image codes; chunks of logits are of at most 16 positions.
 - **Run.** 2 steps from drawn parameters, a workdir of its own, evaluation of at most 8 examples a set.
+
+With `own_data` the run reads what was prepared for the config itself, and so every shape that the data has stays the config's: vocabulary,
+picture sides, lengths, the grid of image codes with the positions that the model has for them, evaluation sets. Small are only the model's
+width and depth and the rows, 8 a block; length classes go, so that each block has one program to compile and any number of records will do.
 """
 
 from __future__ import annotations
@@ -59,10 +63,11 @@ _FIXTURE_OF_ROW = {
 }
 # Text tokens of the fixtures' longest instruction and target by stream: 400 pieces split words finely, and 8x8 codes and EOS make 65.
 _LENGTHS = {"pairs": (64, 48), "images": (32, 72), "text": (96, 72)}
+_EVAL_LIMIT = 8
 _EVAL_SETS = (
-    EvalSetConfig("vqa/easy_vqa/test", "vqa", "easy_vqa", "test", limit=8),
-    EvalSetConfig("captioning/scenes/validation", "captioning", "scenes", "validation", limit=8),
-    EvalSetConfig("grounding/scenes/validation", "grounding", "scenes", "validation", limit=8),
+    EvalSetConfig("vqa/easy_vqa/test", "vqa", "easy_vqa", "test", limit=_EVAL_LIMIT),
+    EvalSetConfig("captioning/scenes/validation", "captioning", "scenes", "validation", limit=_EVAL_LIMIT),
+    EvalSetConfig("grounding/scenes/validation", "grounding", "scenes", "validation", limit=_EVAL_LIMIT),
 )
 
 
@@ -73,7 +78,7 @@ def with_arg(config: Run, arg: str) -> Run:
     """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, `shards=N`, or several of them
     (`debug,steps=10`).
 
-    `own_data` (with `debug`): the config's own data sets and vocabulary instead of the fixtures. `shards=N`: length classes are joined
+    `own_data` (with `debug`): the data that was prepared for the config instead of the fixtures. `shards=N`: length classes are joined
     until N devices can share the rows of each.
     """
     options = parse_arg(arg, debug=False, own_data=False, steps=0, shards=0)
@@ -119,30 +124,43 @@ def uses_fixtures(config: AnyRun) -> bool:
 def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
     """Returns `config` shrunk to seconds on a CPU and pointed at the generated fixtures, as the module's docstring lists.
 
-    own_data: data folder, data sets and vocabulary stay the config's, to try what was prepared.
+    own_data: what the config's own data decides stays, as the docstring says, to try what was prepared.
     """
-    model, vocab = _small_model(config.model), config.vocab if own_data else FIXTURE_VOCAB
-    blocks = tuple(_small_block(block, model, own_data=own_data) for block in config.data.blocks)
-    data = dataclasses.replace(config.data, num_workers=0, stage_steps=(), blocks=blocks)
-    return dataclasses.replace(
+    small = dataclasses.replace(
         config,
         name=f"{config.name}_debug",
-        model=model,
-        vocab=vocab,
-        data=data if own_data else dataclasses.replace(data, dir=FIXTURES_DIR),
-        loss=dataclasses.replace(
-            config.loss,
-            logit_chunk=min(config.loss.logit_chunk, 16),
-            constraint_range=(vocab.first_code_id, vocab.first_bin_id) if config.loss.constraint_range else (),
+        model=_small_model(config.model),
+        data=dataclasses.replace(
+            config.data, num_workers=0, stage_steps=(), blocks=tuple(_few_rows(block) for block in config.data.blocks)
         ),
+        loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
         init=InitConfig(),  # other runs' parameters have another shape
         eval=dataclasses.replace(
-            config.eval, sets=_EVAL_SETS, batch_rows=8, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX, bootstrap_samples=100
+            config.eval,
+            sets=tuple(dataclasses.replace(row, limit=_EVAL_LIMIT) for row in config.eval.sets),
+            batch_rows=8,
+            bootstrap_samples=100,
         ),
         steps=DEBUG_STEPS,
         precision="f32",
         log_every=1,
+    )
+    return small if own_data else _on_fixtures(small)
+
+
+def _on_fixtures(config: RunConfig) -> RunConfig:
+    """Returns a small run with every shape that its data decides as the fixtures have it."""
+    codes = (FIXTURE_VOCAB.first_code_id, FIXTURE_VOCAB.first_bin_id)
+    return dataclasses.replace(
+        config,
+        model=_with_fixture_positions(config.model),
+        vocab=FIXTURE_VOCAB,
+        data=dataclasses.replace(
+            config.data, dir=FIXTURES_DIR, blocks=tuple(_fixture_block(block, config.model) for block in config.data.blocks)
+        ),
+        loss=dataclasses.replace(config.loss, constraint_range=codes if config.loss.constraint_range else ()),
+        eval=dataclasses.replace(config.eval, sets=_EVAL_SETS, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX),
     )
 
 
@@ -183,6 +201,13 @@ def _small_model(model: ModelConfig) -> ModelConfig:
         encoder_layers=max(1, round(2 * model.encoder_layers / deepest)),
         decoder_layers=max(1, round(2 * model.decoder_layers / deepest)),
         resnet=dataclasses.replace(model.resnet, blocks=(1,) * len(model.resnet.blocks), base_width=8),
+        norm_group=min(model.norm_group, 1),
+    )
+
+
+def _with_fixture_positions(model: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(
+        model,
         token_bucket_size=64,
         image_bucket_size=16,
         max_positions=128,
@@ -191,23 +216,23 @@ def _small_model(model: ModelConfig) -> ModelConfig:
         code_image_px=FIXTURE_IMAGE_PX // 2,
         code_stride=4,
         code_filler_id=256,
-        norm_group=min(model.norm_group, 1),
     )
 
 
-def _small_block(block: BlockConfig, model: ModelConfig, *, own_data: bool) -> BlockConfig:
+def _few_rows(block: BlockConfig) -> BlockConfig:
+    sources = tuple(dataclasses.replace(source, later_weights=()) for source in block.sources)
+    return dataclasses.replace(block, rows=DEBUG_ROWS, sources=sources, classes=())
+
+
+def _fixture_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
     source_len, target_len = _LENGTHS[block.stream]
     grid = FIXTURE_IMAGE_PX // model.resnet.stride
     kinds = dict.fromkeys(source.row for source in block.sources)
     return dataclasses.replace(
         block,
-        rows=DEBUG_ROWS,
         source_len=source_len,
         target_len=target_len,
-        sources=tuple(dataclasses.replace(source, later_weights=()) for source in block.sources)
-        if own_data
-        else tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
+        sources=tuple(SourceConfig(dataset=_FIXTURE_OF_ROW[kind], row=kind) for kind in kinds),
         image_px=FIXTURE_IMAGE_PX if block.image_px else 0,
         num_patches=grid**2 // 2 if block.num_patches else 0,
-        classes=(),  # fixtures have no token lengths
     )

@@ -19,7 +19,7 @@ class VocabConfig:
     """One id space: text pieces, then image codes, then location bins. Ids 0..3 are BOS, PAD, EOS, UNK; the last text id is MASK."""
 
     tokenizer: Literal["gpt2_bpe", "sentencepiece"] = "gpt2_bpe"
-    path: str = ""  # sentencepiece: the .model file; gpt2_bpe: OFA's dict.txt, or empty for GPT-2's own id order
+    path: str = ""  # or an address. sentencepiece: the .model file; gpt2_bpe: OFA's dict.txt, or empty for GPT-2's own id order
     num_text: int = 50_265  # the four special ids and MASK included
     num_codes: int = 8_192
     num_bins: int = 1_000
@@ -250,7 +250,7 @@ class RowBlock(BlockConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    dir: str = "data"
+    dir: str = "data"  # a local folder, or an address (gs://, s3://)
     blocks: tuple[BlockConfig, ...] = ()
     num_workers: int = 0  # worker processes; 0 reads in threads of the training process
     prefetch: int = 4  # batches made ahead

@@ -24,6 +24,7 @@ from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
 from ofa_jax.data.mixture import Draw, Members, block_order, class_members, host_rows, rows_before
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordError
+from ofa_jax.data.storage import StoreError
 from ofa_jax.data.workers import WorkerProcesses
 
 MAX_REDRAWS = 8  # draws that may replace a rejected record before the row, and with it the run, fails
@@ -365,6 +366,8 @@ def _retry_io(call: Callable[[], T], what: str) -> T:
             return call()
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise DataError(f"{what}: {error}") from error  # waiting does not mend these
+        except StoreError as error:
+            raise DataError(f"{what}: {error}") from error  # the store was waited for
         except OSError as error:
             if not left:
                 raise DataError(f"{what} failed {READ_TRIES} times, the last time with: {type(error).__name__}: {error}") from error

@@ -10,8 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,6 +19,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, unpack_codes
 from ofa_jax.data.shards import ShardReader
+from ofa_jax.data.storage import as_path, exists, is_folder, list_folder, local_copy, read_bytes
 
 
 class Box(NamedTuple):
@@ -322,7 +322,7 @@ class RecordSource:
         record: str,
         num_codes: int,
         codes: ShardReader | None = None,
-        lengths: tuple[Path, str] | None = None,
+        lengths: tuple[str | os.PathLike[str], str] | None = None,
     ):
         """record: the kind, a key of `FEATURES`. num_codes: bound of image codes. codes: a record of `data.codes` for each of `shards`.
         lengths: the file of the records' token lengths, and the row kind whose tasks they are of."""
@@ -355,8 +355,8 @@ class RecordSource:
         """Returns tokens of source and target of every record's sequences, uint16 [records, tasks, 2], the tasks of row kind `row` in
         order.
 
-        The array lies on the disk and is read where it is used. Raises `DataError` when the data set was prepared without lengths, or
-        with those of another row kind.
+        The array lies on the disk (a copy of it, where the data is in a store) and is read where it is used. Raises `DataError` when the
+        data set was prepared without lengths, or with those of another row kind.
         """
         if self._lengths is None or self._lengths[1] != row:
             found = "none" if self._lengths is None else f"those of row kind {self._lengths[1]}"
@@ -364,7 +364,7 @@ class RecordSource:
                 f"dataset {self.dataset}, split {self.split}: token lengths of {row} rows: found {found}, expected them for a block with "
                 f"length classes; prepare it with `python launch/prepare.py build`, or leave out the block's classes"
             )
-        lengths = np.load(self._lengths[0], mmap_mode="r")
+        lengths = np.load(local_copy(self._lengths[0]), mmap_mode="r")
         if len(lengths) != len(self):
             raise DataError(f"{self._lengths[0]}: found lengths of {len(lengths)} records, expected {len(self)}; prepare it again")
         return lengths
@@ -379,10 +379,10 @@ class RecordSource:
         return dataclasses.replace(record, codes=None if codes is None else check.codes("codes", codes, self.num_codes))
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in `path`. Raises `DataError` when it is missing or does not parse."""
+def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the JSON object in a file or object. Raises `DataError` when it is missing or does not parse."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode())
     except FileNotFoundError:
         raise DataError(f"{path} is missing; prepare the data again: {_HOW}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -395,10 +395,11 @@ _HOW = (
 )
 
 
-def existing_folder(data_dir: str | os.PathLike[str]) -> Path:
-    """Returns the data directory as a path. Raises `DataError`, one sentence with what to run, when it does not exist."""
-    root = Path(data_dir)
-    if not root.is_dir():
+def existing_folder(data_dir: str | os.PathLike[str]) -> Any:
+    """Returns the data directory as a path (`data.storage.as_path`). Raises `DataError`, one sentence with what to run, when it does not
+    exist."""
+    root = as_path(data_dir)
+    if not is_folder(root):
         raise DataError(f"data directory {root} does not exist; {_HOW}")
     return root
 
@@ -406,13 +407,15 @@ def existing_folder(data_dir: str | os.PathLike[str]) -> Path:
 def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, codes: bool = False) -> RecordSource:
     """Returns the records of `data_dir/dataset`, split `split`; with `codes`, those of its side shards (`data.codes`) too.
 
-    A dataset whose own records hold codes (`num_codes` in its manifest) needs no side shards. Checks at once that every shard is there with
-    the size its manifest names. Raises `DataError`, one sentence with what to run.
+    `data_dir` is a local folder or an address (gs://, s3://). A dataset whose own records hold codes (`num_codes` in its manifest) needs no
+    side shards. Checks at once that every shard is there with the size its manifest names. Raises `DataError`, one sentence with what to
+    run.
     """
-    root = existing_folder(data_dir)
-    folder = root / dataset
-    if not folder.is_dir():
-        have = sorted(p.name for p in root.iterdir() if (p / "manifest.json").exists())
+    folder = as_path(data_dir) / dataset
+    files = list_folder(folder)
+    if files is None:
+        root = existing_folder(data_dir)
+        have = sorted(name for name, size in (list_folder(root) or {}).items() if size is None and exists(root / name / "manifest.json"))
         raise DataError(f"data directory {root} has no dataset {dataset!r} (it has: {', '.join(have) or 'none'}); {_HOW}")
     manifest = load_json(folder / "manifest.json")
     if manifest.get("schema_version") != SCHEMA_VERSION:
@@ -421,24 +424,24 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, 
             f"expected {SCHEMA_VERSION}; prepare it again with --rebuild: {_HOW}"
         )
     if split not in manifest["splits"]:
-        raise DataError(f"dataset {dataset!r} in {root} has no split {split!r}; it has: {', '.join(manifest['splits'])}")
+        raise DataError(f"dataset {dataset!r} in {as_path(data_dir)} has no split {split!r}; it has: {', '.join(manifest['splits'])}")
     side = load_codes_manifest(folder, dataset) if codes and not manifest.get("num_codes") else None
     return RecordSource(
         dataset=dataset,
         split=split,
-        shards=_open_shards(folder, manifest["splits"][split]["shards"], f"{dataset}/{split}"),
+        shards=_open_shards(folder, manifest["splits"][split]["shards"], f"{dataset}/{split}", files),
         record=manifest["record"],
         num_codes=side["num_codes"] if side else manifest.get("num_codes", 0),
         codes=_open_codes(folder, manifest, side, split) if side else None,
-        lengths=(lengths, manifest["row"]) if (lengths := folder / f"lengths-{split}.npy").exists() else None,
+        lengths=(folder / lengths, manifest["row"]) if (lengths := f"lengths-{split}.npy") in files else None,
     )
 
 
-def load_codes_manifest(folder: Path, dataset: str) -> dict[str, Any]:
+def load_codes_manifest(folder: str | os.PathLike[str], dataset: str) -> dict[str, Any]:
     """Returns what the side shards of a dataset's directory say of themselves. Raises `DataError` when there are none, or unfinished
     ones."""
-    path = folder / CODES_FOLDER / "manifest.json"
-    if not path.exists():
+    path = as_path(folder) / CODES_FOLDER / "manifest.json"
+    if not exists(path):
         raise DataError(f"dataset {dataset!r}: found no finished image codes ({path} is missing), expected them; {_HOW_CODES}")
     manifest = load_json(path)
     if manifest.get("schema_version") != CODES_SCHEMA_VERSION:
@@ -450,20 +453,23 @@ def load_codes_manifest(folder: Path, dataset: str) -> dict[str, Any]:
 _HOW_CODES = "make them with `python launch/prepare.py codes`"
 
 
-def _open_codes(folder: Path, manifest: dict[str, Any], side: dict[str, Any], split: str) -> ShardReader:
+def _open_codes(folder: Any, manifest: dict[str, Any], side: dict[str, Any], split: str) -> ShardReader:
     own = [(shard["file"], shard["records"]) for shard in manifest["splits"][split]["shards"]]
     theirs = [(shard["of"], shard["records"]) for shard in side["splits"].get(split, {"shards": ()})["shards"]]
     if own != theirs:
         raise DataError(
             f"{folder / CODES_FOLDER}: found codes of other shards than {folder} has, expected one for each; {_HOW_CODES} --rebuild"
         )
-    return _open_shards(folder / CODES_FOLDER, side["splits"][split]["shards"], f"codes of {folder.name}/{split}")
+    codes = folder / CODES_FOLDER
+    return _open_shards(codes, side["splits"][split]["shards"], f"codes of {folder.name}/{split}", list_folder(codes) or {})
 
 
-def _open_shards(folder: Path, shards: Sequence[dict[str, Any]], name: str) -> ShardReader:
-    for shard in shards:
-        path = folder / shard["file"]
-        found = f"{path.stat().st_size} bytes" if path.exists() else "no file"
-        if found != f"{shard['bytes']} bytes":
-            raise DataError(f"{path}: found {found}, expected {shard['bytes']} bytes as its manifest says; prepare it again: {_HOW}")
-    return ShardReader([folder / shard["file"] for shard in shards], [shard["records"] for shard in shards], name=name)
+def _open_shards(folder: Any, shards: Sequence[dict[str, Any]], name: str, files: Mapping[str, int | None]) -> ShardReader:
+    """files: what the folder holds, name -> bytes."""
+    paths, lengths, sizes = ([folder / one["file"] for one in shards], *([one[key] for one in shards] for key in ("records", "bytes")))
+    for path, size in zip(paths, sizes, strict=True):
+        found = files.get(path.name)
+        if found != size:
+            said = "no file" if found is None else f"{found} bytes"
+            raise DataError(f"{path}: found {said}, expected {size} bytes as its manifest says; prepare it again: {_HOW}")
+    return ShardReader(paths, lengths, sizes=sizes, name=name)

@@ -1,12 +1,17 @@
-"""One self-contained HTML page of the batch of one step: every row as the network gets it, and where it came from."""
+"""The batch of one step as HTML: every row as the network gets it, and where it came from.
+
+A page stands alone, its pictures are embedded, and holds `PAGE_ROWS` rows at most: with pictures of 384 px that are some 15 MB, which a
+browser opens in two seconds. More rows take more pages, each of which lists all.
+"""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -18,17 +23,20 @@ from ofa_jax.data.pipeline import Origin, Pipeline
 from ofa_jax.data.records import Box
 from ofa_jax.data.usage import Usage, source_name
 from ofa_jax.eval import drawing
-from ofa_jax.eval.batch_rows import Piece, Selection, ShownBlock, ShownRow, ShownSequence, check_selection, select_rows
+from ofa_jax.eval.batch_rows import BatchReader, ChosenRows, Piece, Selection, ShownRow, ShownSequence, check_selection, choose_rows
 from ofa_jax.eval.codec import PictureCodec, load_codec, picture_of
+from ofa_jax.eval.countdown import Countdown
 from ofa_jax.eval.report import escaped, page, picture_html
 from ofa_jax.tasks.table import TASK_NAMES
 from ofa_jax.vocab.tokenizer import load_tokenizer
 
+PAGE_ROWS = 400
 _EXACT_PX = 128  # pictures of at most this side are embedded pixel for pixel
 _SHOWN_NUMBERS = 16  # image codes that are written out; more are folded away
 _STYLE = """<style>
 .rows { display: grid; gap: 12px }
-.row { border: 1px solid var(--line); border-radius: 8px; padding: 12px; display: flex; gap: 16px; overflow-wrap: anywhere }
+.row { border: 1px solid var(--line); border-radius: 8px; padding: 12px; display: flex; gap: 16px; overflow-wrap: anywhere;
+  content-visibility: auto; contain-intrinsic-size: auto 300px }
 .row > .seen { flex: 0 0 256px; display: grid; gap: 6px; align-content: start }
 .row > .said { flex: 1; color: inherit; min-width: 0 }
 .seen img, .card img { display: block; width: 256px; max-width: 100%; border-radius: 4px; image-rendering: auto }
@@ -56,7 +64,7 @@ details { display: inline } summary { cursor: pointer; display: inline }
 class WrittenPage:
     """What was written, and what there is to say of it."""
 
-    path: Path
+    pages: tuple[Path, ...]  # in order
     digest: str
     verdict: str  # how the digest compares with the run's own list
     agrees: bool | None  # None: there is nothing to compare it with
@@ -85,12 +93,26 @@ def logged_digest(directory: Path, data_step: int) -> str | None:
     return None
 
 
+# Of one page: the rows of each block that it shows.
+_PageRows = list[tuple[ChosenRows, tuple[int, ...]]]
+
+
 def write_batch_page(
-    config: AnyRun, pipeline: Pipeline, *, data_step: int, selection: Selection, directory: Path, out: Path
+    config: AnyRun,
+    pipeline: Pipeline,
+    *,
+    data_step: int,
+    selection: Selection,
+    directory: Path,
+    out: Path,
+    page_rows: int = PAGE_ROWS,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> WrittenPage:
     """Makes the global batch `data_step` as training does and writes the page of its selected rows to `out`.
 
     pipeline: of the whole batch (one host). directory: the run's folder, whose list of digests is compared where there is one.
+    page_rows: what a page holds at most; the second page of `x.html` is `x-2.html`. progress: is told of each page where there are several,
+    and of rows where they take long.
     Raises ConfigError for a selection that names what is not there, DataError for data that cannot be read or a file that cannot be
     written.
     """
@@ -99,7 +121,9 @@ def write_batch_page(
     tokenizer = None if vocab is None else load_tokenizer(vocab)
     batch, origins = pipeline.trace(data_step)
     usage = Usage(config.data, pipeline.members())
-    blocks = select_rows(batch, origins, usage, selection, vocab=vocab, tokenizer=tokenizer)
+    reader = BatchReader(batch, origins, usage, vocab, tokenizer, selection.task)
+    chosen = choose_rows(batch, origins, selection)
+    plan = split_into_pages(chosen, page_rows)
     found, logged = digest(batch), logged_digest(directory, data_step)
     if logged is None:
         verdict = f"no digest of this batch in {directory / 'batches_0.jsonl'} to compare it with"
@@ -108,30 +132,93 @@ def write_batch_page(
     else:
         verdict = f"DIFFERS from {logged} in {directory / 'batches_0.jsonl'}: the run's config, data or tokeniser was another"
     agrees = None if logged is None else logged == found
-    shown, total = sum(len(block.rows) for block in blocks), sum(block.total for block in blocks)
+    shown, total = sum(len(block.numbers) for block in chosen), sum(block.total for block in chosen)
 
-    wants_codec = any(sequence.codes for block in blocks for row in block.rows for sequence in row.sequences)
-    codec = load_codec(config.data.dir) if wants_codec else None
+    codec = load_codec(config.data.dir) if _have_codes(batch, chosen) else None
     kind = "" if agrees is None else "class=ok" if agrees else "class=again"
-    body = [
-        _STYLE,
-        f"<h1>{escaped(config.name)}: batch of step {data_step + 1:,}</h1>",
+    title = f"{config.name}: batch of step {data_step + 1:,}"
+    first_page = [
         f"<p class=facts>data_step <b>{data_step:,}</b> · config <b>{config_hash(config)[:12]}</b> · seed <b>{config.seed}</b> · "
         f"rows shown <b>{shown:,} of {total:,}</b>{escaped(_selection_words(selection))}</p>",
         f"<p>Digest <code>{found}</code> <span {kind}>{escaped(verdict)}</span></p>",
-        "<p>Blocks: " + " · ".join(f"<a href='#{block.name}'>{block.name}</a> ({len(block.rows):,})" for block in blocks) + "</p>",
+        _contents(plan, out, 0),
         _legend(config),
         _sources(batch, origins, usage),
         _rejects(batch, origins),
     ]
-    for block_config, block in zip(config.data.row_blocks, blocks, strict=True):
-        body.append(_block(block_config, block, batch, config, codec))
+    blocks, written = {block.name: block for block in config.data.row_blocks}, Countdown("rows of the page", shown, progress)
+    pages = tuple(_page_path(out, place) for place in range(len(plan)))
+    for place, (path, parts) in enumerate(zip(pages, plan, strict=True)):
+        body = [_STYLE, f"<h1>{escaped(title)}{f', page {place + 1} of {len(plan)}' if len(plan) > 1 else ''}</h1>"]
+        body += [_contents(plan, out, place)] if place else first_page
+        for part, numbers in parts:
+            rows = _counted((reader.read(part.name, number) for number in numbers), written)
+            body.append(_block(blocks[part.name], part, rows, batch, config, codec, page_rows))
+        _write(path, page(title, body))
+        if len(plan) > 1:
+            progress(f"page {place + 1} of {len(plan)}: {path}")
+    return WrittenPage(pages, found, verdict, agrees, shown, total)
+
+
+def _have_codes(batch: Batch, chosen: Sequence[ChosenRows]) -> bool:
+    """Whether a chosen row has image codes: a VQGAN that draws them is large, and not read for nothing."""
+    masks = [batch.blocks[block.name].code_mask.reshape(block.total, -1) for block in chosen]
+    return any(mask[list(block.numbers)].any() for mask, block in zip(masks, chosen, strict=True))
+
+
+def _counted(rows: Iterable[ShownRow], count: Countdown) -> Iterator[ShownRow]:
+    for row in rows:
+        yield row
+        count()  # when the next one is asked for, so that this one was drawn
+
+
+def split_into_pages(chosen: Sequence[ChosenRows], page_rows: int) -> list[_PageRows]:
+    """Returns for each page the blocks that it shows, with the numbers of their rows, `page_rows` in all at most.
+
+    Every block stands on a page, one without chosen rows too; there is at least one page.
+    """
+    pages: list[_PageRows] = [[]]
+    room = page_rows
+    for block in chosen:
+        left = block.numbers
+        while True:
+            if left and not room:
+                pages.append([])
+                room = page_rows
+            part, left = left[:room], left[room:]
+            pages[-1].append((block, part))
+            room -= len(part)
+            if not left:
+                break
+    return pages
+
+
+def _page_path(out: Path, place: int) -> Path:
+    return out if not place else out.with_name(f"{out.stem}-{place + 1}{out.suffix}")
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(f"{config.name}: batch of step {data_step + 1}", body), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{out}: found no file that can be written ({error.strerror}), expected one") from error
-    return WrittenPage(out, found, verdict, agrees, shown, total)
+        raise DataError(f"{path}: found no file that can be written ({error.strerror}), expected one") from error
+
+
+def _contents(plan: Sequence[_PageRows], out: Path, here: int) -> str:
+    """What is on which page; `here` is the one that says it."""
+    lines = []
+    for place, parts in enumerate(plan):
+        file = "" if place == here else quote(_page_path(out, place).name)
+        links = " · ".join(f"<a href='{file}#{part.name}'>{part.name}</a> ({_numbers_words(numbers)})" for part, numbers in parts)
+        number = f"<b>{place + 1}</b>" if place == here else f"<a href='{file}'>{place + 1}</a>"
+        lines.append(f"Blocks: {links}" if len(plan) == 1 else f"Page {number}: {links}")
+    return f"<p>{'<br>'.join(lines)}</p>"
+
+
+def _numbers_words(numbers: Sequence[int]) -> str:
+    count = f"{len(numbers):,} row{'' if len(numbers) == 1 else 's'}"
+    return f"{count} from {numbers[0]:,} to {numbers[-1]:,}" if len(numbers) > 1 else count
 
 
 def _selection_words(selection: Selection) -> str:
@@ -196,9 +283,18 @@ def _rejects(batch: Batch, origins: Mapping[str, Sequence[Origin]]) -> str:
     return f"<h2>Rejected records: {len(rows):,}</h2>" + _table(head, rows)
 
 
-def _block(block: BlockConfig, shown: ShownBlock, batch: Batch, config: AnyRun, codec: PictureCodec | None) -> str:
+def _block(
+    block: BlockConfig,
+    chosen: ChosenRows,
+    rows: Iterable[ShownRow],
+    batch: Batch,
+    config: AnyRun,
+    codec: PictureCodec | None,
+    page_rows: int,
+) -> str:
+    """A block's facts, and of its chosen rows those of one page."""
     arrays = batch.blocks[block.name]
-    facts = [f"stream <b>{block.stream}</b>", f"<b>{shown.total:,}</b> rows"]
+    facts = [f"stream <b>{block.stream}</b>", f"<b>{chosen.total:,}</b> rows"]
     if block.image_px:
         facts.append(f"pictures <b>{block.image_px} px</b>, {block.augment}")
     if len(arrays.task_ids):
@@ -208,17 +304,20 @@ def _block(block: BlockConfig, shown: ShownBlock, batch: Batch, config: AnyRun, 
         facts.append(f"useful tokens <b>{present / (arrays.source_ids.size + arrays.decoder_ids.size):.0%}</b>")
     if block.num_patches and isinstance(config, RunConfig):
         facts.append(f"<b>{block.num_patches}</b> of {(block.image_px // config.model.resnet.stride) ** 2} patches a sequence")
-    left_out = shown.selected - len(shown.rows)
+    left_out = chosen.selected - len(chosen.numbers)
     said = f"<p class=facts>{' · '.join(facts)}</p>"
-    if shown.selected < shown.total:
-        said += f"<p><small>{shown.selected:,} of {shown.total:,} rows are selected.</small></p>"
+    if chosen.selected < chosen.total:
+        said += f"<p><small>{chosen.selected:,} of {chosen.total:,} rows are selected.</small></p>"
     if left_out:
-        said += f"<p><small>{left_out:,} more rows are left out (--rows=0 shows all).</small></p>"
+        said += (
+            f"<p><small>{left_out:,} more rows are left out: --rows=0 shows all, on pages of {page_rows} rows; --task, --dataset and "
+            "--rejects choose.</small></p>"
+        )
     if block.stream == "pictures":
-        rows = f"<div class=cards>{''.join(_picture_card(row) for row in shown.rows)}</div>"
+        written = f"<div class=cards>{''.join(_picture_card(row) for row in rows)}</div>"
     else:
-        rows = f"<div class=rows>{''.join(_row(row, block, codec) for row in shown.rows)}</div>"
-    return f"<h2 id='{escaped(block.name)}'>Block {escaped(block.name)}</h2>{said}{rows}"
+        written = f"<div class=rows>{''.join(_row(row, block, codec) for row in rows)}</div>"
+    return f"<h2 id='{escaped(block.name)}'>Block {escaped(block.name)}</h2>{said}{written}"
 
 
 def _from(row: ShownRow) -> str:

@@ -73,12 +73,12 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShownBlock:
+class ChosenRows:
     """The rows of one block that a selection leaves."""
 
     name: str
-    rows: tuple[ShownRow, ...]
-    selected: int  # rows that the selection names, of which `rows` are the first
+    numbers: tuple[int, ...]  # of the rows to be shown, within the block of the global batch
+    selected: int  # rows that the selection names, of which `numbers` are the first
     total: int
 
 
@@ -96,42 +96,42 @@ def check_selection(selection: Selection, config: AnyRun) -> None:
         raise ConfigError(f"--rows: found {selection.rows}, expected 0 (all) or more")
 
 
-def select_rows(
-    batch: Batch,
-    origins: Mapping[str, Sequence[Origin]],
-    usage: Usage,
-    selection: Selection,
-    *,
-    vocab: VocabConfig | None,
-    tokenizer: Tokenizer | None,
-) -> list[ShownBlock]:
-    """Returns the selected rows of every block of a global batch, read back.
-
-    origins: of `Pipeline.trace`. vocab, tokenizer: None for batches of pictures alone.
-    """
-    shown = []
-    for index, (name, block) in enumerate(batch.blocks.items()):
+def choose_rows(batch: Batch, origins: Mapping[str, Sequence[Origin]], selection: Selection) -> list[ChosenRows]:
+    """Returns which rows of every block of a global batch are selected. origins: of `Pipeline.trace`."""
+    found = []
+    for name, block in batch.blocks.items():
         chosen = [r for r, origin in enumerate(origins[name]) if _is_chosen(block, r, origin, selection)]
         kept = chosen[: selection.rows] if selection.rows else chosen
-        rows = []
-        for r in kept:
-            origin = origins[name][r]
-            sequences: list[ShownSequence] = []
-            if vocab is not None and tokenizer is not None:
-                group = len(block.task_ids) // len(block.elements)
-                sequences = [read_sequence(block, r * group + g, g + 1, vocab=vocab, tokenizer=tokenizer) for g in range(group)]
-            rows.append(
-                ShownRow(
-                    number=r,
-                    origin=origin,
-                    epoch=usage.epoch(index, origin.element) + 1,
-                    image=None if block.images is None else block.images[r],
-                    hole=block.hole_mask is not None and bool(block.hole_mask[r]),
-                    sequences=tuple(s for s in sequences if selection.task in ("", s.task)),
-                )
-            )
-        shown.append(ShownBlock(name, tuple(rows), len(chosen), len(block.elements)))
-    return shown
+        found.append(ChosenRows(name, tuple(kept), len(chosen), len(block.elements)))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchReader:
+    """Reads the rows of one global batch back, one at a time, so that no more of them exist than are being shown."""
+
+    batch: Batch
+    origins: Mapping[str, Sequence[Origin]]  # of `Pipeline.trace`
+    usage: Usage
+    vocab: VocabConfig | None  # None for batches of pictures alone
+    tokenizer: Tokenizer | None
+    task: str = ""  # of a row's sequences only those; empty: all
+
+    def read(self, name: str, number: int) -> ShownRow:
+        """Returns row `number` of the block `name`."""
+        block, origin = self.batch.blocks[name], self.origins[name][number]
+        sequences: list[ShownSequence] = []
+        if self.vocab is not None and self.tokenizer is not None:
+            group = len(block.task_ids) // len(block.elements)
+            sequences = [read_sequence(block, number * group + g, g + 1, vocab=self.vocab, tokenizer=self.tokenizer) for g in range(group)]
+        return ShownRow(
+            number=number,
+            origin=origin,
+            epoch=self.usage.epoch(list(self.batch.blocks).index(name), origin.element) + 1,
+            image=None if block.images is None else block.images[number],
+            hole=block.hole_mask is not None and bool(block.hole_mask[number]),
+            sequences=tuple(s for s in sequences if self.task in ("", s.task)),
+        )
 
 
 def _is_chosen(block: Block, row: int, origin: Origin, selection: Selection) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import as_path, exists, local_copy
 from ofa_jax.metrics.baselines import decode_codes, encode_patches
 from ofa_jax.models.vqgan_codec import CODEC_FILE, Codec, load_codec_file
 
@@ -54,9 +56,9 @@ class PatchCodec:
 
 
 class VqganCodec:
-    """The VQGAN of a file, a few pictures at a time."""
+    """The VQGAN of a file, one picture at a time, as pages and sheets draw them: a larger batch would be filled up with nothing."""
 
-    def __init__(self, path: Path, *, rows: int = 2):
+    def __init__(self, path: Path, *, rows: int = 1):
         config, params, self.digest = load_codec_file(path)
         self._codec = Codec(config, params, rows=rows)
         self.num_codes, self.stride = config.num_codes, config.stride
@@ -69,17 +71,18 @@ class VqganCodec:
         return self._codec.decode(codes)
 
 
-def load_codec(data_dir: str | Path) -> PictureCodec | None:
-    """Returns what `data_dir` holds: the VQGAN that its codes are of (vqgan.npz), else a patch codebook (codebook.npz), else None.
+def load_codec(data_dir: str | os.PathLike[str]) -> PictureCodec | None:
+    """Returns what `data_dir`, a local folder or an address, holds: the VQGAN that its codes are of (vqgan.npz), else a patch codebook
+    (codebook.npz), else None.
 
     Raises DataError where a file is not of its form.
     """
-    if (Path(data_dir) / CODEC_FILE).exists():
-        return VqganCodec(Path(data_dir) / CODEC_FILE)
-    path = Path(data_dir) / PATCHES_FILE
-    if not path.exists():
+    if exists(vqgan := as_path(data_dir) / CODEC_FILE):
+        return VqganCodec(local_copy(vqgan))
+    path = as_path(data_dir) / PATCHES_FILE
+    if not exists(path):
         return None
-    with np.load(path) as stored:
+    with np.load(local_copy(path)) as stored:
         if "centers" not in stored:
             raise DataError(f"{path}: found arrays {', '.join(stored.files)}, expected centers")
         centers = stored["centers"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig, SourceConfig
-from ofa_jax.data.records import RecordSource, open_records
+from ofa_jax.data.records import RecordSource
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.base import Negatives
 from ofa_jax.tasks.matching import NO, YES
 from ofa_jax.tasks.negatives import load_negatives
 from ofa_jax.tasks.rows import RowBuilder
+from ofa_jax.tasks.training_data import open_source
 from ofa_jax.vocab.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -54,6 +56,6 @@ def load_world(config: RunConfig, sets: Sequence[EvalSetConfig]) -> World:
         config,
         tokenizer,
         RowBuilder(config.vocab, tokenizer, negatives, transform, train=False),
-        lambda source: open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes),
+        partial(open_source, config),
         negatives,
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 WRITE_EVERY_S = 5.0
+_SHORT = ("join", "data", "step")  # phases that the deadline is for
 PATIENCE = 8  # times the deadline of a step that compiling, evaluating, saving and restoring may take
 
 
@@ -56,18 +57,26 @@ class Heartbeat:
     """Watches one process. `enter` is called by the loop at the start of every phase; all else happens in a thread of its own."""
 
     def __init__(
-        self, workdir: Path, *, host: int, deadline_s: float, on_hang: Callable[[str], None], write_every_s: float = WRITE_EVERY_S
+        self,
+        workdir: Path,
+        *,
+        host: int,
+        num_hosts: int = 1,
+        deadline_s: float,
+        on_hang: Callable[[str], None],
+        write_every_s: float = WRITE_EVERY_S,
     ):
-        """Starts the watch.
+        """Starts the watch, in the phase "join": this host waits for the others.
 
-        deadline_s: how long a step, or waiting for a batch, may take; other phases may take `PATIENCE` times as long; 0: heartbeats alone.
+        deadline_s: how long a step, waiting for a batch, and joining may take; other phases may take `PATIENCE` times as long; 0:
+        heartbeats alone.
         on_hang: called in the watching thread with a sentence, after the stacks were written to `hang_<host>.txt` and to stderr; it is
         expected to end the process.
         """
-        self._workdir, self._host = workdir, host
+        self._workdir, self._host, self._num_hosts = workdir, host, num_hosts
         self._deadline_s, self._on_hang = deadline_s, on_hang
         self._every_s = min(write_every_s, deadline_s / 4) if deadline_s else write_every_s
-        self._state = (0, "start", time.monotonic(), time.time())  # replaced whole: no lock is needed
+        self._state = (0, "join", time.monotonic(), time.time())  # replaced whole: no lock is needed
         self._stopping = threading.Event()
         workdir.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
@@ -91,7 +100,7 @@ class Heartbeat:
         while True:
             step, phase, began, since = self._state
             self._write(Beat(self._host, step, phase, since, time.time()))
-            limit = self._deadline_s * (1 if phase in ("step", "data") else PATIENCE)
+            limit = self._deadline_s * (1 if phase in _SHORT else PATIENCE)
             took = time.monotonic() - began
             if limit and took > limit:
                 self._report(step, phase, took, limit)
@@ -112,7 +121,15 @@ class Heartbeat:
         with path.open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file)
         faulthandler.dump_traceback(sys.stderr)
-        behind = slowest(read_beats(self._workdir), now=time.time())
+        now = time.time()
+        beats = read_beats(self._workdir)
+        behind = slowest(beats, now=now)
+        if phase == "join":
+            here = {beat.host for beat in beats if now - beat.written < 3 * WRITE_EVERY_S}
+            missing = [str(host) for host in range(self._num_hosts) if host not in here]
+            behind = f"missing of {self._num_hosts} hosts, or without a share of {self._workdir}: {', '.join(missing) or 'none'}"
+        if self._host == 0 and self._num_hosts > 1:  # JAX ends the others, stacks or not, when the first is gone
+            time.sleep(2 * self._every_s)
         self._on_hang(
             f"host {self._host}: phase {phase!r} after step {step} has lasted {took:.0f} s, expected at most {limit:.0f} s; stacks of all "
             f"threads are in {path}; {behind}"

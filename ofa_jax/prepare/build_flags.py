@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import field_types, parse
@@ -12,6 +11,7 @@ from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import RunConfig, VocabConfig
 from ofa_jax.data.length_classes import block_classes, block_usefulness
 from ofa_jax.data.records import open_records
+from ofa_jax.data.storage import as_path
 from ofa_jax.prepare.evaluation_pictures import write_table
 from ofa_jax.prepare.layouts.base import Layout, Progress
 from ofa_jax.prepare.passes.build import build
@@ -20,7 +20,7 @@ from ofa_jax.prepare.passes.runner import RunnerOptions
 from ofa_jax.prepare.sets import LAYOUTS, SETS
 from ofa_jax.tasks.table import ROWS
 
-DATA_DIR = Path("data/pretrain")
+DATA_DIR = as_path("data/pretrain")
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -28,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     flags = commands.add_parser("build", help="a public data set, or your own files, as shards of records")
     flags.add_argument("name", help=f"a public set ({', '.join(SETS)}) or a layout ({', '.join(LAYOUTS)})")
     flags.add_argument("--source", required=True, help="folder or address (gs://, s3://) of the files as their makers publish them")
-    flags.add_argument("--data_dir", type=Path, default=DATA_DIR)
+    flags.add_argument("--data_dir", type=as_path, default=DATA_DIR)
     flags.add_argument("--dataset", default="", help="name of what is made; of a public set its own")
     flags.add_argument("--row", choices=tuple(ROWS), help="row kind that will be drawn; of a public set its own")
     flags.add_argument("--option", action="append", default=[], metavar="FIELD=VALUE", help="a field of the layout")
@@ -46,12 +46,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     flags.add_argument("--beam", action="append", default=[], metavar="--OPTION=VALUE", help="an option of Beam")
     flags.add_argument("--rebuild", action="store_true", help="replace what is there")
     pictures = commands.add_parser("pictures", help="the table of an evaluation set's pictures, for --against")
-    pictures.add_argument("--data_dir", type=Path, default=DATA_DIR)
+    pictures.add_argument("--data_dir", type=as_path, default=DATA_DIR)
     pictures.add_argument("--dataset", required=True)
     pictures.add_argument("--split", required=True)
     classes = commands.add_parser("classes", help="length classes that fit the prepared data of a config")
     classes.add_argument("--config", required=True)
-    classes.add_argument("--data_dir", type=Path, help="instead of the config's data.dir")
+    classes.add_argument("--data_dir", type=as_path, help="instead of the config's data.dir")
     classes.add_argument("--multiple", type=int, default=4, help="lengths are multiples of this")
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import ImageRecord, RecordError, open_records
+from ofa_jax.data.storage import exists, is_remote
+from ofa_jax.data.storing import in_order, names_in
 from ofa_jax.prepare.passes.arrays import join_ids, load_arrays, save_arrays, split_ids
 from ofa_jax.prepare.picture_hash import HashTable, crops, mean_colours, perceptual_hash, short_digest
 
@@ -24,12 +26,12 @@ _HOW = {_BY_HASH: "its perceptual hash", _BY_BYTES: "its bytes", _BY_NAME: "its 
 _READ_TOGETHER = 64
 
 
-def table_path(data_dir: Path, dataset: str, split: str) -> Path:
+def table_path(data_dir: Any, dataset: str, split: str) -> Any:
     """Returns where the table of one evaluation set lies."""
     return data_dir / dataset / f"pictures-{split}.npz"
 
 
-def write_table(data_dir: Path, dataset: str, split: str, *, progress: Callable[[str], None] = print) -> Path:
+def write_table(data_dir: Any, dataset: str, split: str, *, progress: Callable[[str], None] = print) -> Any:
     """Writes the table of a prepared split's pictures and returns its path: digests of names and bytes, and for each picture the hashes of
     the whole and of slight crops.
 
@@ -80,11 +82,12 @@ def write_table(data_dir: Path, dataset: str, split: str, *, progress: Callable[
     return path
 
 
-def _names_of(folder: Path) -> dict[int, int]:
+def _names_of(folder: Any) -> dict[int, int]:
     """Returns the digest of a record's id -> that of its picture's public name, for a data set that the passes have built."""
     names: dict[int, int] = {}
-    for path in sorted((folder / "passes" / "index").glob("*.npz")):
-        arrays = load_arrays(path, "record", "key")
+    indices = folder / "passes" / "index"
+    paths = [indices / name for name in sorted(names_in(indices)) if name.endswith(".npz")]
+    for arrays in in_order(lambda path: load_arrays(path, "record", "key"), paths, remote=is_remote(folder)):
         names.update(zip(arrays["record"].tolist(), arrays["key"].tolist(), strict=True))
     return names
 
@@ -92,14 +95,14 @@ def _names_of(folder: Path) -> dict[int, int]:
 class EvaluationPictures:
     """The tables of several evaluation sets as one."""
 
-    def __init__(self, data_dir: Path, against: Sequence[str]):
+    def __init__(self, data_dir: Any, against: Sequence[str]):
         """against: "dataset/split" each. Raises `DataError` for one without a table."""
         self.names: list[str] = []
         keys, pictures, hashes, colours, owners = [], [], [], [], []
         for name in against:
             dataset, _, split = name.partition("/")
             path = table_path(data_dir, dataset, split)
-            if not path.exists():
+            if not exists(path):
                 raise DataError(
                     f"{path} is missing, expected the pictures of {name}; write it with "
                     f"`python launch/prepare.py pictures --dataset={dataset} --split={split}`"
@@ -150,6 +153,6 @@ class _Lookup:
 
 
 @functools.cache
-def evaluation_pictures(data_dir: Path, against: tuple[str, ...]) -> EvaluationPictures:
+def evaluation_pictures(data_dir: Any, against: tuple[str, ...]) -> EvaluationPictures:
     """Returns the tables; read once a process."""
     return EvaluationPictures(data_dir, against)

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import SCHEMA_VERSION, load_json
+from ofa_jax.data.storage import as_path, exists, file_size, open_file
+from ofa_jax.data.storing import write_bytes
+
+_BLOCK = 1 << 22  # bytes read at a time
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one move: readers see the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def write_json(path: Any, value: Any) -> None:
+    """Writes a JSON file whole: readers see the old file or the new one."""
+    write_bytes(as_path(path), (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def options_hash(options: dict[str, Any]) -> str:
@@ -31,13 +31,16 @@ def options_hash(options: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Any) -> str:
     """Returns the sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open_file(str(path)) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def shard_table(folder: Path) -> dict[str, dict[str, Any]]:
+def shard_table(folder: Any) -> dict[str, dict[str, Any]]:
     """Returns split -> {"records", "shards": [{"file", "records", "bytes", "sha256"}]} of a directory that TFDS wrote."""
     info = load_json(folder / "dataset_info.json")
     table = {}
@@ -48,13 +51,13 @@ def shard_table(folder: Path) -> dict[str, dict[str, Any]]:
             # TFDS's default template {DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}, which builder_from_directory expects
             name = f"{info['name']}-{split['name']}.array_record-{index:05d}-of-{len(lengths):05d}"
             path = folder / name
-            shards.append({"file": name, "records": length, "bytes": path.stat().st_size, "sha256": file_digest(path)})
+            shards.append({"file": name, "records": length, "bytes": file_size(path), "sha256": file_digest(path)})
         table[split["name"]] = {"records": sum(lengths), "shards": shards}
     return table
 
 
 def write(
-    folder: Path,
+    folder: Any,
     *,
     dataset: str,
     record: str,
@@ -83,7 +86,7 @@ def write(
     )
 
 
-def add_token_lengths(folder: Path, histogram: dict[str, dict[str, int]], *, tokenizer_digest: str) -> None:
+def add_token_lengths(folder: Any, histogram: dict[str, dict[str, int]], *, tokenizer_digest: str) -> None:
     """Adds the token-length histograms (text field -> {upper bound: count}) of a tokeniser to a manifest."""
     path = folder / "manifest.json"
     manifest = load_json(path)
@@ -98,12 +101,12 @@ def length_histogram(lengths: Iterable[int]) -> dict[str, int]:
     return {f"<={bound}": int(count) for bound, count in zip(*np.unique(bounds, return_counts=True), strict=True)}
 
 
-def is_done(folder: Path, *, options: dict[str, Any], rebuild: bool) -> bool:
+def is_done(folder: Any, *, options: dict[str, Any], rebuild: bool) -> bool:
     """Says whether a dataset directory is finished and was made with these options.
 
     Raises `DataError` when it was made with other options and `rebuild` is off: prepared data is never replaced silently.
     """
-    if rebuild or not (folder / "manifest.json").exists():
+    if rebuild or not exists(folder / "manifest.json"):
         return False
     manifest = load_json(folder / "manifest.json")
     if manifest.get("schema_version") == SCHEMA_VERSION and manifest.get("options_hash") == options_hash(options):
@@ -117,13 +120,13 @@ def is_done(folder: Path, *, options: dict[str, Any], rebuild: bool) -> bool:
     )
 
 
-def verify(folder: Path) -> list[str]:
+def verify(folder: Any) -> list[str]:
     """Returns one sentence for every shard whose bytes differ from the manifest; an empty list when all are intact."""
     found = []
     for split in load_json(folder / "manifest.json")["splits"].values():
         for shard in split["shards"]:
             path = folder / shard["file"]
-            if not path.exists():
+            if not exists(path):
                 found.append(f"{path} is missing")
             elif file_digest(path) != shard["sha256"]:
                 found.append(f"{path}: its sha256 differs from the manifest's")

@@ -58,7 +58,7 @@ SETS: dict[str, PublicSet] = {
     ),
     "vqa_v2": PublicSet(
         VqaV2, "question", "https://visualqa.org/download.html", _CC_BY,
-        notes=("answers are of the 3,129 most frequent of the files that are there",),
+        notes=("answers are of the 3,129 most frequent of train, in every split",),
     ),
     "vg_qa": PublicSet(VisualGenome, "question", _VISUAL_GENOME, _VG, {"what": "questions"}),
     "gqa": PublicSet(Gqa, "question", "https://cs.stanford.edu/people/dorarad/gqa/", _VG, notes=("balanced questions",)),
@@ -74,7 +74,6 @@ SETS: dict[str, PublicSet] = {
     "coco_objects": PublicSet(Coco, "detection", _COCO, _CC_BY, {"what": "objects"}),
     "openimages_all": PublicSet(
         ImageFolders, "image_infilling", _OPEN_IMAGES, "pictures CC BY 2.0", build=_INFILLING,
-        notes=("a tar or a folder is read at a time: all pictures in one folder would be one unit of work",),
     ),
     "yfcc15m": PublicSet(
         WebDataset, "image_infilling", "https://github.com/openai/CLIP/blob/main/data/yfcc100m.md", "Creative Commons, by picture",

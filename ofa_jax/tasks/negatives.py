@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Caption, Question, load_json
+from ofa_jax.data.storage import as_path, exists
 from ofa_jax.data.transforms.text import SOURCE_WORDS, pre_caption
 from ofa_jax.tasks.base import Negatives, TaskContext
 
@@ -28,8 +28,8 @@ def load_negatives(data_dir: str | os.PathLike[str], dataset: str) -> Negatives:
 
     Raises DataError when the file does not have the three fields with lists of strings.
     """
-    path = Path(data_dir) / dataset / "negatives.json"
-    if not path.exists():
+    path = as_path(data_dir) / dataset / "negatives.json"
+    if not exists(path):
         return Negatives()
     content = load_json(path)
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from ofa_jax.config.schema import AnyRun, VQGANRunConfig
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ofa_jax.config.errors import DataError
+from ofa_jax.config.schema import AnyRun, BlockConfig, RunConfig, SourceConfig, VQGANRunConfig
+from ofa_jax.data.batch import Row
+from ofa_jax.data.codes import CODES_FOLDER
 from ofa_jax.data.pictures import picture_row
 from ofa_jax.data.pipeline import Pipeline, RowBuild
 from ofa_jax.data.quarantine import Quarantine
-from ofa_jax.data.records import existing_folder, open_records
+from ofa_jax.data.records import Record, RecordSource, existing_folder, load_codes_manifest, load_json, open_records
+from ofa_jax.data.storage import as_path
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.negatives import load_negatives
 from ofa_jax.tasks.rows import RowBuilder
@@ -14,12 +25,18 @@ from ofa_jax.vocab.tokenizer import load_tokenizer
 
 
 def training_pipeline(
-    config: AnyRun, *, host: int = 0, num_hosts: int = 1, quarantine: Quarantine | None = None
+    config: AnyRun,
+    *,
+    host: int = 0,
+    num_hosts: int = 1,
+    quarantine: Quarantine | None = None,
+    after_row: Callable[[], None] | None = None,
 ) -> tuple[Pipeline, dict[str, str]]:
     """Returns (the pipeline of host `host` of `num_hosts`, facts outside the config that a resumed run must share).
 
-    Records are opened at the first batch. Raises ConfigError when the tokeniser does not fit, DataError when the data's folder is missing,
-    for broken files beside the records and for rows that do not divide by the hosts.
+    Records are opened at the first batch. after_row is called after each row that is made, by the thread or process that makes it. Raises
+    ConfigError when the tokeniser does not fit, DataError when the data's folder is missing, for broken files beside the records and for
+    rows that do not divide by the hosts. The first batch raises what `open_source` does.
     """
     directory = existing_folder(config.data.dir)
     build_row: RowBuild = picture_row
@@ -33,11 +50,54 @@ def training_pipeline(
         Pipeline(
             config.data,
             config.seed,
-            build_row,
-            lambda source: open_records(directory, source.dataset, source.split, codes=source.reads_codes),
+            build_row if after_row is None else _Watched(build_row, after_row),
+            partial(open_source, config),
             host=host,
             num_hosts=num_hosts,
             quarantine=quarantine,
         ),
         identity,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+    """Builds rows, and calls `after_row` after each that could be built."""
+
+    build_row: RowBuild
+    after_row: Callable[[], None]
+
+    def __call__(self, block: BlockConfig, source: SourceConfig, record: Record, draw: np.random.Generator) -> Row:
+        row = self.build_row(block, source, record, draw)
+        self.after_row()
+        return row
+
+
+def open_source(config: AnyRun, source: SourceConfig) -> RecordSource:
+    """Returns the records of one line of a mixture, or of an evaluation set, with their image codes where its rows need them.
+
+    Raises DataError as `open_records` does, and for side shards of codes of another grid than the model's, or of more codes than the
+    vocabulary has.
+    """
+    records = open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes)
+    folder = as_path(config.data.dir) / source.dataset
+    if source.reads_codes and isinstance(config, RunConfig) and not load_json(folder / "manifest.json").get("num_codes"):
+        _check_codes(config, folder)
+    return records
+
+
+def _check_codes(config: RunConfig, folder: Any) -> None:
+    """A shorter grid would fit the block's lengths, and each of its codes would train the position of another one."""
+    made, where = load_codes_manifest(folder, folder.name), f"dataset {folder.name}: {folder / CODES_FOLDER}"
+    model, side = config.model, config.model.code_grid
+    if (made["grid"], made["area"]) != (side, "central"):
+        raise DataError(
+            f"{where}: found {made['grid']} x {made['grid']} codes of the {made['area']} area at --image_px={made['image_px']}, expected "
+            f"{side} x {side} of the central area (model.code_image_px={model.code_image_px}, model.code_stride={model.code_stride}); make "
+            f"them with a VQGAN of that stride: `python launch/prepare.py codes --image_px={2 * model.code_image_px} --rebuild`"
+        )
+    if made["num_codes"] > config.vocab.num_codes:
+        raise DataError(
+            f"{where}: found a codebook of {made['num_codes']} codes, expected at most vocab.num_codes={config.vocab.num_codes}; make the "
+            "codes with another VQGAN, or set --config.vocab.num_codes"
+        )

@@ -29,9 +29,9 @@ class Hook:
         """Called where the loop, with `step` steps made, begins to "evaluate", to "save", to wait for "data", to "compile" (the first
         step) or to "step"."""
 
-    def due(self, step: int) -> bool:
-        """Called before every step: whether `evaluate` must know that the state is that of `step`. The loop waits for the device then;
-        at other steps it takes the update under way for made, though it may turn out to have been skipped."""
+    def is_evaluation(self, step: int, *, last: bool) -> bool:
+        """Says whether `evaluate` will take as long as an evaluation does: the phase is then called so, and the state given to it is for
+        certain that of `step`. At other steps the loop takes the update under way for made, though it may turn out to have been skipped."""
         return False
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
@@ -107,11 +107,11 @@ class Evaluate(Hook):
     def rewind(self, step: int, *, data_step: int) -> None:
         self._done = step
 
-    def due(self, step: int) -> bool:
-        return self._every_steps > 0 and step % self._every_steps == 0 and step > self._done
+    def is_evaluation(self, step: int, *, last: bool) -> bool:
+        return last or (self._every_steps > 0 and step % self._every_steps == 0 and step > self._done)
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
-        if not (last or self.due(step)):
+        if not self.is_evaluation(step, last=last):
             return None
         self._done = step
         return self._measure(state)

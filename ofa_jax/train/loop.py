@@ -199,7 +199,8 @@ class _Run:
                 last = step == config.steps
                 stopped = asked and not last
                 if not stopped:
-                    self._enter(step, "evaluate")
+                    if any(hook.is_evaluation(step, last=last) for hook in self.hooks):
+                        self._enter(step, "evaluate")
                     self._evaluate(step, state, last=last)
                 # The clock may make a save due only now, when the step is not known: then it waits for the next turn.
                 if last or stopped or (self.unread is None and self._save_due(step)):
@@ -236,7 +237,7 @@ class _Run:
         return self.step + (self.unread is not None)
 
     def _must_know(self, step: int) -> bool:
-        return step == self.config.steps or self._save_due(step) or any(hook.due(step) for hook in self.hooks)
+        return step == self.config.steps or self._save_due(step) or any(hook.is_evaluation(step, last=False) for hook in self.hooks)
 
     def _go_back(self, bad: BadStep) -> TrainState:
         """Returns the state of the newest checkpoint from before a row of bad steps, to go on behind the last of them, `bad`.

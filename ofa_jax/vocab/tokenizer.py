@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import VocabConfig
+from ofa_jax.data.storage import is_remote, local_copy
 
 
 class Tokenizer(Protocol):
@@ -33,7 +35,13 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(vocab: VocabConfig) -> Tokenizer:
-    """The tokeniser that `vocab` names. Raises ConfigError or DataError, in one sentence, when its file does not fit the config."""
+    """The tokeniser that `vocab` names, whose file may lie in an object store. Raises ConfigError or DataError, in one sentence, when its
+    file does not fit the config."""
+    if is_remote(vocab.path):
+        try:
+            vocab = dataclasses.replace(vocab, path=str(local_copy(vocab.path)))
+        except FileNotFoundError as error:
+            raise ConfigError(f"vocab.path: found no readable file at {vocab.path!r}, expected the tokeniser's file") from error
     # Imported here so that a run needs only the package of the tokeniser it uses.
     if vocab.tokenizer == "sentencepiece":
         from ofa_jax.vocab.sentencepiece import SentencePieceTokenizer

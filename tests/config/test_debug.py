@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from ofa_jax.config import debug
+from ofa_jax.config.check import check
 from ofa_jax.config.debug import join_classes
 from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import LengthClass
@@ -47,3 +49,24 @@ def test_length_classes_are_joined_until_devices_can_share_them():
     assert join_classes(classes, 128) == (LengthClass(384, (8, 20), (10,)), LengthClass(128, (16,), (30, 30)))
     assert join_classes(classes, 256) == (LengthClass(512, (16, 20), (30, 30)),)
     assert join_classes((), 256) == ()
+
+
+@pytest.mark.parametrize("name", ["ofa_tiny", "ofa_large", "ofa_huge_stage2", "quickstart"])
+def test_own_data_keeps_every_shape_that_prepared_data_has(name):
+    full, small = (read_config(f"{ROOT}/configs/{name}.py{arg}") for arg in ("", ":debug,own_data"))
+    check(small, num_devices=8)
+    assert not debug.uses_fixtures(small) and small.vocab == full.vocab and small.data.dir == full.data.dir
+    assert small.model.code_grid == full.model.code_grid and small.model.code_image_px == full.model.code_image_px
+    assert small.model.width == 64 and small.model.encoder_layers <= 2
+    for a, b in zip(full.data.blocks, small.data.blocks, strict=True):
+        assert dataclasses.replace(a, rows=debug.DEBUG_ROWS, classes=()) == b
+    assert small.loss.constraint_range == full.loss.constraint_range
+    assert [dataclasses.replace(row, limit=8) for row in full.eval.sets] == list(small.eval.sets)
+    assert (small.eval.image_px, small.eval.target_len) == (full.eval.image_px, full.eval.target_len)
+
+
+def test_own_data_keeps_a_constraint_of_its_own_ids():
+    full = read_config(f"{ROOT}/configs/ofa_large.py")
+    full = dataclasses.replace(full, loss=dataclasses.replace(full.loss, constraint_range=(50_265, 50_300)))
+    assert debug.debug(full, own_data=True).loss.constraint_range == (50_265, 50_300)
+    assert debug.debug(full).loss.constraint_range == (debug.FIXTURE_VOCAB.first_code_id, debug.FIXTURE_VOCAB.first_bin_id)

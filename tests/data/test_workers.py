@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.left_behind import orphans, shared_memory
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(scenario: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.data.faulty_program", scenario]
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory()
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("psm_", "sem."))}
+    assert not orphans(before)
     return finished
 
 

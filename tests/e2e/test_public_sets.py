@@ -93,12 +93,11 @@ def test_the_whole_mixture_is_prepared_and_trained_on(tmp_path: Path):
         assert len(open_records(data, name, "train")) == load_json(data / name / "manifest.json")["splits"]["train"]["records"] > 0
     assert launch("prepare.py", "verify", f"--data_dir={data}", cwd=tmp_path).startswith("every shard")
 
-    launch("train.py", f"--config={ROOT / 'configs' / 'vqgan_scenes.py'}:debug", cwd=tmp_path)
-    vqgan = tmp_path / "runs" / "vqgan_scenes_debug"
+    launch("train.py", f"--config={ROOT / 'configs' / 'vqgan_f8.py'}:debug", cwd=tmp_path)
+    vqgan = tmp_path / "runs" / "vqgan_f8_debug"
     for name in ("openimages_all", "yfcc15m", "imagenet21k"):
-        launch(
-            "prepare.py", "codes", f"--vqgan={vqgan}", f"--dataset={name}", f"--data_dir={data}", "--image_px=64", "--rows=2", cwd=tmp_path
-        )
+        launch("prepare.py", "codes", f"--vqgan={vqgan}", f"--dataset={name}", f"--data_dir={data}", "--rows=2", cwd=tmp_path)
+        assert load_json(data / name / "codes" / "manifest.json")["grid"] == 16
 
     config = f"{ROOT / 'configs' / 'ofa_large.py'}:debug,own_data,steps={STEPS}"
     even = [

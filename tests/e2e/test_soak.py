@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.data import soak_run
+from tests.data.left_behind import orphans, shared_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS_AN_EPOCH = soak_run.RECORDS // soak_run.ROWS
@@ -37,7 +38,7 @@ def start(folder: Path, workdir: Path, *flags: str) -> subprocess.Popen[str]:
 
 def left_behind(workdir: Path, shared: set[str]) -> list[str]:
     """Processes of the ended program that still run, and what it left in shared memory."""
-    left = [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith(("psm_", "sem."))]
+    left = sorted(orphans(shared))
     for status in Path("/proc").glob("[0-9]*/environ"):
         try:
             if f"SOAK_RUN={workdir}\0".encode() in status.read_bytes():
@@ -64,7 +65,7 @@ def check_lists(workdir: Path, damaged: dict[str, list[str]], batches: int) -> i
 
 def test_a_soak_lists_damaged_records_once_an_epoch_and_ends_cleanly(data: tuple[Path, dict[str, list[str]]], tmp_path: Path):
     folder, damaged = data
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     process = start(folder, tmp_path / "run", "--minutes=0.4", "--max_wait_s=60", "--max_growth=10")
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out
@@ -75,7 +76,7 @@ def test_a_soak_lists_damaged_records_once_an_epoch_and_ends_cleanly(data: tuple
 
 
 def test_sigterm_ends_it_cleanly_with_its_report(data: tuple[Path, dict[str, list[str]]], tmp_path: Path):
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     process = start(data[0], tmp_path / "run", "--minutes=30")
     wait_for_rejects(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
@@ -86,7 +87,7 @@ def test_sigterm_ends_it_cleanly_with_its_report(data: tuple[Path, dict[str, lis
 
 
 def test_an_exception_ends_it_cleanly_with_one_sentence(data: tuple[Path, dict[str, list[str]]], tmp_path: Path):
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     process = start(data[0], tmp_path / "run", "--minutes=30", "--config.data.max_reject_fraction=0.001")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, out
@@ -108,7 +109,7 @@ def test_half_an_hour_keeps_pace_and_memory(data: tuple[Path, dict[str, list[str
     """At the pace of a model that takes half a second a step, which leaves the two workers of this pipeline some air."""
     folder, damaged = data
     minutes = float(os.environ.get("SOAK_MINUTES", "30"))
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     process = start(folder, tmp_path / "run", f"--minutes={minutes}", "--step_s=0.5")
     out, err = process.communicate(timeout=120 + 90 * minutes)
     print(out)

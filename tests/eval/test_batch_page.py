@@ -7,6 +7,7 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from ofa_jax.data.records import Record, open_records
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.data.usage import Usage
 from ofa_jax.eval import drawing
-from ofa_jax.eval.batch_page import logged_digest, row_panels, write_batch_page
-from ofa_jax.eval.batch_rows import Selection, ShownBlock, boxes_of, check_selection, read_sequence, select_rows
+from ofa_jax.eval.batch_page import PAGE_ROWS, logged_digest, row_panels, split_into_pages, write_batch_page
+from ofa_jax.eval.batch_rows import BatchReader, ChosenRows, Selection, ShownRow, boxes_of, check_selection, choose_rows, read_sequence
 from ofa_jax.eval.codec import load_codec
 from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.negatives import load_negatives
@@ -73,11 +74,22 @@ def damaged(config: RunConfig) -> Pipeline:
     return Pipeline(config.data, config.seed, RowBuilder(config.vocab, load_tokenizer(config.vocab), {}, transform), open_source)
 
 
+class ShownBlock(NamedTuple):
+    name: str
+    rows: list[ShownRow]
+    selected: int
+    total: int
+
+
 def shown_blocks(config: RunConfig, selection: Selection, *, pipeline: Pipeline | None = None, data_step: int = 2) -> list[ShownBlock]:
     pipeline = pipeline or training_pipeline(config)[0]
     batch, origins = pipeline.trace(data_step)
     usage = Usage(config.data, pipeline.members())
-    return select_rows(batch, origins, usage, selection, vocab=config.vocab, tokenizer=load_tokenizer(config.vocab))
+    reader = BatchReader(batch, origins, usage, config.vocab, load_tokenizer(config.vocab), selection.task)
+    return [
+        ShownBlock(block.name, [reader.read(block.name, number) for number in block.numbers], block.selected, block.total)
+        for block in choose_rows(batch, origins, selection)
+    ]
 
 
 def text_only(config: RunConfig) -> RunConfig:
@@ -193,10 +205,10 @@ def test_the_page_holds_its_rows_and_stands_alone(config: RunConfig, tmp_path: P
     out = tmp_path / "pages" / "page.html"
     made = write_batch_page(config, pipeline, data_step=2, selection=Selection(rows=3), directory=tmp_path, out=out)
     batch, text = pipeline.batch(2), out.read_text()
-    assert (made.path, made.digest, made.agrees, made.shown, made.total) == (out, digest(batch), None, 18, 48)
+    assert (made.pages, made.digest, made.agrees, made.shown, made.total) == ((out,), digest(batch), None, 18, 48)
     assert f"<code>{digest(batch)}</code>" in text and "no digest of this batch" in text
     assert not re.search(r"<(link|script|iframe)|src='(?!data:image/)|url\(|@import", text)
-    assert text.count("<div class=row>") == 18 and text.count("5 more rows are left out") == 6
+    assert text.count("<div class=row>") == 18 and text.count("5 more rows are left out: --rows=0 shows all") == 6
     pictures = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(found)))) for found in re.findall(r"src='data:image/png;base64,([^']+)'", text)
     ]
@@ -209,6 +221,42 @@ def test_the_page_holds_its_rows_and_stands_alone(config: RunConfig, tmp_path: P
         for origin in found[:3]:
             assert f"record <b>{origin.record_id}</b> ({origin.source.split}#{origin.record}) · element {origin.element} · epoch 1" in text
     assert "None: every first draw could be used" in text
+
+
+def test_many_rows_take_several_pages_each_row_once(config: RunConfig, tmp_path: Path):
+    pipeline, _ = training_pipeline(config)
+    out, said = tmp_path / "it's one.html", []
+    made = write_batch_page(config, pipeline, data_step=2, selection=ALL, directory=tmp_path, out=out, page_rows=20, progress=said.append)
+    assert made.pages == (out, tmp_path / "it's one-2.html", tmp_path / "it's one-3.html") and (made.shown, made.total) == (48, 48)
+    assert said == [f"page {number} of 3: {path}" for number, path in enumerate(made.pages, 1)]
+    texts = [path.read_text() for path in made.pages]
+    assert [text.count("<div class=row>") for text in texts] == [20, 20, 8]
+    rows = [re.findall(r"row <b>(\d+)</b> · .*? element ([\d,]+)", text) for text in texts]
+    _, origins = pipeline.trace(2)
+    expected = [(str(r), f"{origin.element:,}") for found in origins.values() for r, origin in enumerate(found)]
+    assert [row for page in rows for row in page] == expected
+    names = [block.name for block in config.data.blocks]
+    assert [re.findall(r"<h2 id='(\w+)'>", text) for text in texts] == [names[:3], names[2:5], names[5:]]
+    assert "Digest" in texts[0] and "Sources" in texts[0] and not any("Digest" in text for text in texts[1:])
+    for text in texts:  # each page leads to every block's rows on each page
+        links = re.findall(r"<a href='([^']*)#(\w+)'>\w+</a> \((\d+) rows from (\d+) to (\d+)\)", text)
+        assert [(name, first, last) for _, name, _, first, last in links] == [
+            (names[0], "0", "7"), (names[1], "0", "7"), (names[2], "0", "3"), (names[2], "4", "7"), (names[3], "0", "7"),
+            (names[4], "0", "7"), (names[5], "0", "7"),
+        ]  # fmt: skip
+        assert {name for name, *_ in links} <= {"", "it%27s%20one.html", "it%27s%20one-2.html", "it%27s%20one-3.html"}
+
+
+def test_pages_are_full_and_blocks_without_rows_are_told():
+    def chosen(name: str, count: int) -> ChosenRows:
+        return ChosenRows(name, tuple(range(count)), count, 1_000)
+
+    blocks = [chosen("a", 5), chosen("b", 0), chosen("c", 7), chosen("d", 0)]
+    a, b, c, d = blocks
+    assert split_into_pages(blocks, 5) == [[(a, (0, 1, 2, 3, 4)), (b, ())], [(c, (0, 1, 2, 3, 4))], [(c, (5, 6)), (d, ())]]
+    assert split_into_pages([b, d], 5) == [[(b, ()), (d, ())]]
+    # A page holds what a person is shown by default of the pretraining mixture, whose length classes make ten blocks.
+    assert 10 * Selection().rows <= PAGE_ROWS
 
 
 def test_rejects_are_listed_and_selected(config: RunConfig, tmp_path: Path):

@@ -40,6 +40,15 @@ def test_a_debug_config_makes_its_data_and_a_page(folder: Path):
     assert text[text.index("Digest") :][:60] == out.read_text()[out.read_text().index("Digest") :][:60]
 
 
+def test_more_rows_than_a_page_holds(folder: Path):
+    rows = ["--config.data.blocks.prose.rows=400", "--rows=0"]
+    done = run(folder, f"--config={ROOT}/configs/quickstart.py:debug", "--step=1", *rows, f"--out={folder / 'many.html'}")
+    assert done.returncode == 0, done.stderr
+    assert f"page 2 of 2: {folder / 'many-2.html'}" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"{folder / 'many.html'} and 1 more page: 440 of 440 rows"
+    assert (folder / "many-2.html").read_text().count("<div class=row>") == 40
+
+
 def test_a_vqgan_shows_pictures(folder: Path):
     done = run(folder, f"--config={ROOT}/configs/vqgan_f8.py:debug", "--step=1", "--dataset=scenes")
     assert done.returncode == 0, done.stderr

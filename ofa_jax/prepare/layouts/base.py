@@ -32,8 +32,8 @@ from ofa_jax.data.records import (
     RecordError,
     Region,
 )
+from ofa_jax.data.storage import as_path, list_files, open_file, read_bytes
 from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
-from ofa_jax.prepare.storage import list_files, open_file
 
 Found = Record | RecordError
 Progress = Callable[[str], None]
@@ -260,13 +260,13 @@ def write_parts(folder: Path, split: str, items: Iterable[Annotated], *, per_par
 
 def part_inputs(gathered: Path) -> list[Input]:
     """Returns the inputs that `write_parts` wrote, by split and number."""
-    return [Input(path.stem, path.stem.rpartition("-")[0], str(path)) for path in sorted(gathered.glob("*.jsonl"))]
+    return [Input(path.stem, path.stem.rpartition("-")[0], str(path)) for path in map(as_path, list_files(str(gathered), "*.jsonl"))]
 
 
 def read_part(layout: Layout, item: Input) -> Iterator[Found]:
     """Yields the records of one part; a missing picture is a `RecordError` of reason "image", one of which nothing is said of "empty"."""
     last, image = "", b""
-    for line in Path(item.path).read_text(encoding="utf-8").split("\n")[:-1]:  # texts may hold other ends of lines
+    for line in read_bytes(item.path).decode().split("\n")[:-1]:  # texts may hold other ends of lines
         annotated = _annotated(json.loads(line))
         if not (annotated.captions or annotated.regions or annotated.questions or annotated.objects):
             yield RecordError(

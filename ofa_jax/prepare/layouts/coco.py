@@ -14,11 +14,12 @@ from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Caption
+from ofa_jax.data.storage import list_files
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.instances import read_instances
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import list_files
+from ofa_jax.prepare.layouts.picture_names import coco_picture
 
 _KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}  # split here -> splits there
 
@@ -46,13 +47,9 @@ class Coco(Gathered):
                 f"{self.dataset}: option karpathy: found it with {self.what} of {self.year}, expected captions of 2014, which it splits"
             )
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns COCO's name of the picture."""
-        return f"coco/{record_id}"
+        return coco_picture(record_id)
 
     def pictures_in(self, progress: Progress) -> Iterable[Annotated]:
         """Yields every picture of the split. All captions are held: about 250 MB for the 600,000 of train2014."""

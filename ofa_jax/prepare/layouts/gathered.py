@@ -23,8 +23,8 @@ class Gathered(Layout):
     splits: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # empty: the one of the option `split`
 
     def split_name(self) -> str:
-        """Returns the split that all records belong to."""
-        raise NotImplementedError
+        """Returns the split that all records belong to: the option `split`. Layouts without that option say another."""
+        return self.split  # type: ignore[attr-defined]
 
     def pictures_in(self, progress: Progress) -> Iterable[Annotated]:
         """Yields every picture with its annotations, in ascending order of picture ids. Raises `DataError` for files that are missing or

@@ -16,6 +16,7 @@ from ofa_jax.data.records import Question
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, by_number, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import field, members
+from ofa_jax.prepare.layouts.picture_names import visual_genome_picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,9 @@ class Gqa(Gathered):
     def __post_init__(self) -> None:
         one_of(self, "split", ("train", "val", "testdev"))
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns Visual Genome's name of the picture, or GQA's own for the others ("n161313")."""
-        return f"visual_genome/{record_id}" if record_id.isdigit() else f"gqa/{record_id}"
+        return visual_genome_picture(record_id) if record_id.isdigit() else f"gqa/{record_id}"
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture with a balanced question. All questions are held: about 400 MB for the 943,000 of the training split."""

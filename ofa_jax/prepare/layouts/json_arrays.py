@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.prepare.storage import open_file
+from ofa_jax.data.storage import open_file
 
 _CHUNK = 1 << 20  # characters read at a time
 _LARGEST = 1 << 26  # characters of one value; COCO's largest objects (outlines of crowds) have about a hundred thousand

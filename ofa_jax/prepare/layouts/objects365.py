@@ -31,10 +31,6 @@ class Objects365(Gathered):
     def __post_init__(self) -> None:
         one_of(self, "split", ("train", "val"))
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns Objects365's name of the picture."""
         return f"objects365/{record_id}"

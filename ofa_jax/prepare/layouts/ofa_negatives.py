@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.prepare.storage import open_file
+from ofa_jax.data.storage import open_file
 
 OTHER = "other"  # kind of all answers that no other kind has; negatives are drawn from it when nothing else fits
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, one_file, one_of
-from ofa_jax.prepare.storage import open_file
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax", "IsGroupOf")
 Objects = list[tuple[str, tuple[float, ...]]]
@@ -38,10 +38,6 @@ class OpenImages(Gathered):
 
     def __post_init__(self) -> None:
         one_of(self, "split", ("train", "validation", "test"))
-
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
 
     def picture_key(self, record_id: str) -> str:
         """Returns Open Images' name of the picture."""

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from typing import IO, Any, ClassVar
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.instances import corners
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import open_file
+from ofa_jax.prepare.layouts.picture_names import coco_picture
 
 _SPLIT_BY = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": ("umd", "google")}  # the first is what OFA uses
 
@@ -42,13 +43,9 @@ class RefCoco(Gathered):
         if self.split_by:
             one_of(self, "split_by", _SPLIT_BY[self.subset])
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns COCO's name of the picture."""
-        return f"coco/{record_id}"
+        return coco_picture(record_id)
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture of the split. Raises `DataError`, for a pickle that names a class too: nothing of it is run."""

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import RecordError
+from ofa_jax.data.storage import is_remote, open_file
 from ofa_jax.prepare.layouts.base import Input, Layout
-from ofa_jax.prepare.storage import is_remote, open_file
 
 COMPRESSED = (".gz", ".zst")
 _BLOCK = 1 << 17  # bytes read at a time; of compressed text, which grows about tenfold

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Caption, Question, RecordError, TextRecord
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
 from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, from_base64, record_error
 from ofa_jax.prepare.layouts.table_rows import ENDINGS, Problem, Quoted, read_rows, table_format
-from ofa_jax.prepare.storage import open_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.streams import COMPRESSED, Damaged, text_lines
-from ofa_jax.prepare.storage import open_file
 
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson")
 ENDINGS = (*(form + packed for form in TEXT_FORMATS for packed in COMPRESSED), *TEXT_FORMATS, ".parquet")

@@ -5,8 +5,9 @@ pictures lie in `VG_100K/` and `VG_100K_2/`, the last two parts of their `url` i
 
 OFA makes captions of its large regions and grounding of the small ones: a region of more than `LARGE_PX2` = 16,384 square pixels
 (128 x 128) becomes a record of its own, whose picture is the region cut out and encoded again as JPEG of quality 95; the others stay
-regions of the whole picture. The number is that of OFA's paper (arXiv 2202.03052, on its pretraining data) from memory; its code does
-not have it.
+regions of the whole picture. The number is not verified: it is remembered as the paper's (arXiv 2202.03052, on its pretraining data), whose
+text was not at hand; OFA's code, its notes on data sets and its authors' public answers do not have it. Another number is
+`--option=large_px2=N`, the same for captions and regions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ofa_jax.data.records import Caption, Question
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import elements, field
+from ofa_jax.prepare.layouts.picture_names import visual_genome_picture
 
 LARGE_PX2 = 16_384
 _FILES = {
@@ -55,7 +57,7 @@ class VisualGenome(Gathered):
 
     def picture_key(self, record_id: str) -> str:
         """Returns Visual Genome's name of the picture, which GQA's pictures have too."""
-        return f"visual_genome/{record_id.partition('/')[0]}"
+        return visual_genome_picture(record_id.partition("/")[0])
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture, or large region. The annotations are held as JSON texts: half a gigabyte for the 5.4 million regions."""

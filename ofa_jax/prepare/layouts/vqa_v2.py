@@ -14,10 +14,11 @@ from typing import ClassVar, NamedTuple
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Question
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Progress
 from ofa_jax.prepare.layouts.gathered import Gathered, add_once, one_file, one_of
 from ofa_jax.prepare.layouts.json_arrays import field, items
-from ofa_jax.prepare.storage import open_file
+from ofa_jax.prepare.layouts.picture_names import coco_picture
 
 
 class _Answers(NamedTuple):
@@ -33,13 +34,18 @@ class VqaV2(Gathered):
 
     `answer` is the answer that most of the ten people gave (on a tie, the one given first), `confidence` its accuracy by the official
     soft measure: 0.3, 0.6, 0.9 for one, two, three people, 1 for more. `kind` is the question type ("how many", "what color is the").
-    Questions whose answer is not in the closed set of answers are left out and counted, as in OFA's pretraining. Answers are compared and
-    stored as the file has them; the official normalisation before they are compared, which evaluation makes, is not made.
+    Questions whose answer is not in the closed set of answers are left out and counted, those of validation too: OFA keeps of both splits
+    what is answered by one of the 3,129 most frequent answers (OFA-Sys/OFA issues 59 and 191). The set is that of train for every split, so
+    that validation asks for nothing that training never says. The official validation asks everything and is harder: it can be prepared
+    beside this one, `--dataset=vqa_v2_all --option=split=val --option=num_answers=0`.
+
+    Answers are compared and stored as the file has them; the official normalisation before they are compared, which evaluation makes, is
+    not made.
     """
 
     split: str = "train"  # or "val"; OFA pretrains on the original train split alone
     answers_file: str = ""  # the closed set, one answer a line (the answers of OFA's `trainval_ans2label`): a path below the source
-    # Without a file: as many of the most frequent `multiple_choice_answer`s of the split's annotations; ties by the alphabet. 0: all. The
+    # Without a file: as many of the most frequent `multiple_choice_answer`s of train's annotations; ties by the alphabet. 0: all. The
     # usual 3,129 are those that are it for at least 9 questions of train and val together, so a few of the rarest differ.
     num_answers: int = 3_129
 
@@ -50,18 +56,13 @@ class VqaV2(Gathered):
         if self.num_answers < 0:
             raise DataError(f"{self.dataset}: option num_answers: found {self.num_answers}, expected at least 0")
 
-    def split_name(self) -> str:
-        """Returns the split."""
-        return self.split
-
     def picture_key(self, record_id: str) -> str:
         """Returns COCO's name of the picture."""
-        return f"coco/{record_id}"
+        return coco_picture(record_id)
 
     def pictures_in(self, progress: Progress) -> Iterator[Annotated]:
         """Yields every picture that keeps a question. Questions and answers are held: about 300 MB for the 444,000 of train."""
-        name = f"v2_mscoco_{self.split}2014_annotations.json"
-        answers = _read_answers(one_file(self, name, f"annotations/{name}"))
+        answers = _read_answers(self._annotations(self.split))
         allowed = self._allowed(answers)
         name = f"v2_OpenEnded_mscoco_{self.split}2014_questions.json"
         path = one_file(self, name, f"questions/{name}", f"annotations/{name}")
@@ -98,8 +99,12 @@ class VqaV2(Gathered):
             if questions[image]:
                 yield Annotated(str(image), f"{self.split}2014/COCO_{self.split}2014_{image:012d}.jpg", questions=questions[image])
 
+    def _annotations(self, split: str) -> str:
+        name = f"v2_mscoco_{split}2014_annotations.json"
+        return one_file(self, name, f"annotations/{name}")
+
     def _allowed(self, answers: dict[int, _Answers]) -> set[str] | None:
-        """Returns the closed set of answers; None where all are allowed."""
+        """Returns the closed set of answers; None where all are allowed. answers: of this split."""
         if self.answers_file:
             path = one_file(self, self.answers_file)
             with open_file(path) as file:
@@ -113,8 +118,19 @@ class VqaV2(Gathered):
             return allowed
         if not self.num_answers:
             return None
-        counts = Counter(found.common for found in answers.values())
+        counts = Counter(found.common for found in answers.values()) if self.split == "train" else self._answers_of_training()
         return set(sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.num_answers])
+
+    def _answers_of_training(self) -> Counter[str]:
+        """Returns how many questions of train each answer is the common one of."""
+        try:
+            path = self._annotations("train")
+        except DataError as error:
+            raise DataError(
+                f"{error}: the closed set of answers is that of train, for {self.split} too; lay the file there, or give "
+                "--option=answers_file=FILE, or --option=num_answers=0 to keep all questions"
+            ) from error
+        return Counter(field(raw, "multiple_choice_answer", str, path=path, of="annotations") for _, raw in items(path, "annotations"))
 
 
 def _read_answers(path: str) -> dict[int, _Answers]:

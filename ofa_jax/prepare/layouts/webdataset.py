@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ofa_jax.data.records import Caption
+from ofa_jax.data.storage import open_file
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
 from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, record_error, tar_members
-from ofa_jax.prepare.storage import open_file
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # a GIF is kept where it is one still picture
 

@@ -1,37 +1,42 @@
-"""Arrays in files, each of which appears in one move: two writers of the same file do not disturb each other."""
+"""Arrays in files, on a disk or in a store, each of which appears whole."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO
+import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ofa_jax.data.storage import is_remote, read_bytes
+from ofa_jax.data.storing import written_whole
 
-def save_array(path: Path, array: np.ndarray) -> None:
+
+def save_array(path: Any, array: np.ndarray) -> None:
     """Writes an .npy file."""
-    _save(path, lambda file: np.save(file, array))
+    with written_whole(path) as local, local.open("wb") as file:
+        np.save(file, array)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Any, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz file."""
-    _save(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    with written_whole(path) as local, local.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _save(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    os.replace(partial, path)
+def load_array(path: Any) -> np.ndarray:
+    """Returns the array of an .npy file."""
+    return np.load(_readable(path))
 
 
-def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+def load_arrays(path: Any, *names: str) -> dict[str, np.ndarray]:
     """Returns the named arrays of an .npz file."""
-    with np.load(path) as file:
+    with np.load(_readable(path)) as file:
         return {name: file[name] for name in names}
+
+
+def _readable(path: Any) -> Any:
+    return io.BytesIO(read_bytes(path)) if is_remote(path) else path
 
 
 def join_ids(ids: Sequence[str]) -> np.ndarray:
@@ -45,6 +50,6 @@ def split_ids(joined: np.ndarray) -> list[str]:
     return text.split("\n") if text else []
 
 
-def ids_of(path: Path) -> list[str]:
+def ids_of(path: Any) -> list[str]:
     """Returns the record ids of an input's index, in order."""
     return split_ids(load_arrays(path, "ids")["ids"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import functools
-import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.records import SCHEMA_VERSION, load_json
+from ofa_jax.data.records import FEATURES, SCHEMA_VERSION, load_json
+from ofa_jax.data.storage import exists, is_remote
+from ofa_jax.data.storing import PARTIAL, in_order, names_in, remove_file, remove_folder, write_bytes, written_folder
 from ofa_jax.prepare.layouts.base import Input, Progress
 from ofa_jax.prepare.layouts.ofa_negatives import read_negatives
 from ofa_jax.prepare.manifest import is_done, options_hash, write_json
+from ofa_jax.prepare.passes.arrays import load_array, save_array
 from ofa_jax.prepare.passes.decide import decide, load_plan, match_input
 from ofa_jax.prepare.passes.index import index_input
 from ofa_jax.prepare.passes.options import BuildOptions, Files
@@ -30,13 +33,17 @@ MOST_CAPTIONS = 200_000  # captions kept as negatives: every process holds them
 MOST_ANSWERS = 20_000  # answers kept of one kind, the most frequent
 
 
-def build(options: BuildOptions, *, data_dir: Path, runner: RunnerOptions, rebuild: bool = False, progress: Progress = print) -> Path:
+def build(options: BuildOptions, *, data_dir: Any, runner: RunnerOptions, rebuild: bool = False, progress: Progress = print) -> Any:
     """Writes `data_dir/<dataset>` and returns it; what an earlier call has finished is not made again.
 
     The folder is complete once its manifest is there; until then no reader opens it. Raises `DataError` when the folder holds work of other
-    options and `rebuild` is off, when files of the layout are missing, or when inputs cannot be read.
+    options and `rebuild` is off, when files of the layout are missing, when inputs cannot be read, or when workers of the runner share no
+    disk and `data_dir` (`storage.as_path`) is on one.
     """
     files = Files(data_dir, options.layout.dataset)
+    for what, path in (("--data_dir", data_dir), ("--source", options.layout.source)):
+        if runner.shares_no_disk and not is_remote(path):
+            raise DataError(f"{what}: found {path} on a disk of this machine, expected an address (gs://...) that workers of Dataflow see")
     made_of = options.to_json()
     if is_done(files.folder, options=made_of, rebuild=rebuild):
         progress(f"{files.folder}: already prepared")
@@ -46,28 +53,28 @@ def build(options: BuildOptions, *, data_dir: Path, runner: RunnerOptions, rebui
     name = options.layout.dataset
     run_pass(
         f"{name}: index",
-        [Unit(item.path, item) for item in inputs],
+        [Unit(item.path, item, files.index(item).name) for item in inputs],
         functools.partial(index_input, options=options, files=files),
-        is_done=lambda item: files.index(item).exists(),
+        folder=files.indices,
         options=runner,
         progress=progress,
     )
     if options.against:
         run_pass(
             f"{name}: compare with {', '.join(options.against)}",
-            [Unit(item.path, item) for item in inputs],
+            [Unit(item.path, item, files.matches(item).name) for item in inputs],
             functools.partial(match_input, options=options, files=files),
-            is_done=lambda item: files.matches(item).exists(),
+            folder=files.all_matches,
             options=runner,
             progress=progress,
         )
-    plan = load_plan(files) if files.plan.exists() else decide(inputs, options=options, files=files, progress=progress)
+    plan = load_plan(files) if exists(files.plan) else decide(inputs, options=options, files=files, progress=progress)
     shards = [shard for split in plan["splits"].values() for shard in split]
     run_pass(
         f"{name}: write",
-        [Unit(shard["file"], shard) for shard in shards],
+        [Unit(shard["file"], shard, files.shard_note(shard["file"]).name) for shard in shards],
         functools.partial(write_shard, inputs=inputs, options=options, files=files),
-        is_done=lambda shard: files.shard_note(shard["file"]).exists(),
+        folder=files.written,
         options=runner,
         progress=progress,
     )
@@ -80,32 +87,31 @@ def build(options: BuildOptions, *, data_dir: Path, runner: RunnerOptions, rebui
 def _open_folder(files: Files, made_of: dict[str, Any], *, rebuild: bool) -> None:
     """Makes the folder ready: work of the same options stays, work of others is an error, or removed where `rebuild`."""
     note, manifest = files.passes / "options.json", files.folder / "manifest.json"
-    ours = note.exists() or manifest.exists()
-    if rebuild and ours:  # a folder of something else, raw files perhaps, is never removed
-        manifest.unlink(missing_ok=True)  # first: without it nothing reads the rest
-        shutil.rmtree(files.folder)
-    if note.exists():
+    if rebuild and (exists(note) or exists(manifest)):  # a folder of something else, raw files perhaps, is never removed
+        remove_file(manifest)  # first: without it nothing reads the rest
+        remove_folder(files.folder, last="passes/options.json")  # last: by it the rest is known as ours
+    if exists(note):
         old = load_json(note)
         if old != made_of:
             changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in made_of.items() if old.get(key) != value)
             raise DataError(f"{files.folder} holds unfinished work of other options ({changed}); add --rebuild to replace it")
-    elif files.folder.exists() and any(files.folder.iterdir()):
+    elif names_in(files.folder):
         raise DataError(f"{files.folder}: found files of another origin, expected an empty folder; remove them or give another --data_dir")
-    for pattern in (".*.partial", "passes/.*.partial", "passes/*/.*.partial"):
-        for path in files.folder.glob(pattern):
-            path.unlink(missing_ok=True)
-    files.passes.mkdir(parents=True, exist_ok=True)
-    write_json(note, made_of)
+    if not is_remote(files.folder):  # a store shows nothing half written
+        for pattern in ("", "passes/", "passes/*/"):
+            for path in files.folder.glob(f"{pattern}.*{PARTIAL}"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not exists(note):
+        write_json(note, made_of)
 
 
 def _inputs(options: BuildOptions, files: Files, progress: Progress) -> list[Input]:
     """Returns the inputs, after the annotations of all were gathered."""
-    if not files.gathered.exists():
-        partial = files.passes / ".gathered.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        options.layout.gather(partial, progress)
-        os.replace(partial, files.gathered)
+    if not exists(files.gathered_note):
+        with written_folder(files.gathered) as folder:
+            options.layout.gather(folder, progress)
+            names = sorted(path.name for path in folder.iterdir())
+        write_json(files.gathered_note, {"files": names})
     inputs = options.layout.inputs(files.gathered)
     if not inputs:
         raise DataError(
@@ -119,9 +125,14 @@ def _inputs(options: BuildOptions, files: Files, progress: Progress) -> list[Inp
 
 def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOptions, files: Files, made_of: dict[str, Any]) -> None:
     """Writes what stands beside the shards: token lengths, negatives, the files by which TFDS opens the folder, and last the manifest."""
-    notes = {split: [load_json(files.shard_note(shard["file"])) for shard in shards] for split, shards in plan["splits"].items()}
+    remote = is_remote(files.folder)
+    notes = {
+        split: list(in_order(lambda shard: load_json(files.shard_note(shard["file"])), shards, remote=remote))
+        for split, shards in plan["splits"].items()
+    }
     for split, of_split in notes.items():
-        _join_lengths([files.shard_lengths(note["file"]) for note in of_split], files.lengths(split))
+        parts = in_order(load_array, [files.shard_lengths(note["file"]) for note in of_split], remote=remote)
+        save_array(files.lengths(split), np.concatenate(list(parts)))
     negatives = read_negatives(options.negatives) if options.negatives else _negatives(inputs, files)
     write_json(files.folder / "negatives.json", negatives)
     _write_tfds_files(files.folder, notes, options)
@@ -145,6 +156,7 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
             "inputs": {"number": len(inputs), "digest": f"{short_digest(repr([item.name for item in inputs]).encode()):016x}"},
             **({"num_codes": num_codes} if num_codes else {}),
             "rejects": plan["rejects"],
+            "notices": plan["notices"],
             "tasks": [task.name for task in ROWS[options.row]],
             "token_lengths": {
                 "tokenizer": load_tokenizer(options.tokenizer).digest,
@@ -161,23 +173,14 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
     )
 
 
-def _join_lengths(parts: Sequence[Path], path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.save(file, np.concatenate([np.load(part) for part in parts]))
-    os.replace(partial, path)
-
-
 def _negatives(inputs: Sequence[Input], files: Files) -> dict[str, Any]:
     """Returns what wrong captions and answers are drawn from, of the training inputs: a fair sample of captions, all object words, and
     answers by kind."""
     captions: set[str] = set()
     objects: set[str] = set()
     answers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for item in inputs:
-        if item.split != "train":
-            continue
-        notes = load_json(files.index_notes(item))
+    training = [files.index_notes(item) for item in inputs if item.split == "train"]
+    for notes in in_order(load_json, training, remote=is_remote(files.folder)):
         captions.update(notes["captions"])
         objects.update(notes["objects"])
         for kind, counts in notes["answers"].items():
@@ -192,11 +195,21 @@ def _negatives(inputs: Sequence[Input], files: Files) -> dict[str, Any]:
     return {"captions": chosen, "objects": sorted(objects), "answers": by_kind}
 
 
-def _write_tfds_files(folder: Path, notes: dict[str, list[dict[str, Any]]], options: BuildOptions) -> None:
+def _write_tfds_files(folder: Any, notes: dict[str, list[dict[str, Any]]], options: BuildOptions) -> None:
     """Writes `dataset_info.json` and `features.json`, so that `tfds.builder_from_directory` opens the folder."""
-    from ofa_jax.data.records import FEATURES
     from ofa_jax.prepare.builders import base  # imports TFDS, which takes seconds
 
+    with tempfile.TemporaryDirectory(prefix="ofa_jax-") as name:
+        shards = {note["file"] for of_split in notes.values() for note in of_split}
+        for file in shards:
+            Path(name, file).touch()  # TFDS looks for their names alone
+        _write_metadata(base, Path(name), notes, options)
+        for path in sorted(Path(name).iterdir()):
+            if path.name not in shards:
+                write_bytes(folder / path.name, path.read_bytes())
+
+
+def _write_metadata(base: Any, folder: Path, notes: dict[str, list[dict[str, Any]]], options: BuildOptions) -> None:
     tfds = base.tfds
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder,

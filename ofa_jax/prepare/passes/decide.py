@@ -6,8 +6,9 @@ are records that return (the same id, or the same content under another) and pic
 
 from __future__ import annotations
 
+import collections
+import functools
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,12 @@ import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import load_json
+from ofa_jax.data.storage import is_remote, read_bytes
+from ofa_jax.data.storing import in_order, written_whole
 from ofa_jax.prepare.evaluation_pictures import evaluation_pictures, how_found
 from ofa_jax.prepare.layouts.base import Input, Progress
 from ofa_jax.prepare.manifest import write_json
-from ofa_jax.prepare.passes.arrays import ids_of, load_arrays, save_array
+from ofa_jax.prepare.passes.arrays import ids_of, load_array, load_arrays, save_array
 from ofa_jax.prepare.passes.options import BuildOptions, Files
 from ofa_jax.prepare.picture_hash import short_digest
 
@@ -35,20 +38,18 @@ def match_input(item: Input, *, options: BuildOptions, files: Files) -> None:
 
 
 def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, progress: Progress) -> dict[str, Any]:
-    """Writes `keep/` of every input, `rejects.jsonl` and `plan.json`, and returns the plan.
+    """Writes `keep/` of every input, `rejects.jsonl`, `notices.jsonl` (records that stay, but should be known of) and `plan.json`, and
+    returns the plan.
 
     The plan has for every split its shards in order, {"file", "records", "from": [[input, first, end], ...]}, where `first` to `end` are
     the kept records of an input by their order. Memory grows with the records, by some tens of bytes each.
     """
-    sizes = [len(load_arrays(files.index(item), "record")["record"]) for item in inputs]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    remote = is_remote(files.passes)
+    indices = list(in_order(functools.partial(_digests, files=files), inputs, remote=remote))
+    starts = np.concatenate([[0], np.cumsum([len(part["record"]) for part in indices])]).astype(np.int64)
     total = int(starts[-1])
-    record, content, usable = np.zeros(total, np.uint64), np.zeros(total, np.uint64), np.zeros(total, bool)
-    for number, item in enumerate(inputs):
-        arrays = load_arrays(files.index(item), "record", "content", "usable")
-        here = slice(starts[number], starts[number + 1])
-        salt = np.uint64(short_digest(item.split.encode()))  # splits may share pictures: what returns is looked for within each
-        record[here], content[here], usable[here] = arrays["record"] ^ salt, arrays["content"] ^ salt, arrays["usable"]
+    record, content, usable = (np.concatenate([part[name] for part in indices]) for name in ("record", "content", "usable"))
+    del indices
     first_of_id = _first(record, usable)
     first_of_content = _first(content, usable) if options.drop_duplicates else np.arange(total)
     del record, content
@@ -56,14 +57,23 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
 
     counts: dict[str, int] = defaultdict(int)
     kept: list[int] = []
-    listed = files.passes / ".rejects.jsonl.partial"
-    with listed.open("w", encoding="utf-8") as out:
-        for number, item in enumerate(inputs):
-            for line in json.loads(files.index_notes(item).read_text(encoding="utf-8"))["rejects"]:
+    keeps: list[np.ndarray] = []
+    said = in_order(functools.partial(_said_before, options=options, files=files), inputs, remote=remote)
+    noticed: dict[str, int] = defaultdict(int)
+    with (
+        written_whole(files.folder / "rejects.jsonl") as listed,
+        written_whole(files.folder / "notices.jsonl") as told,
+        listed.open("w", encoding="utf-8") as out,
+        told.open("w", encoding="utf-8") as notes,
+    ):
+        for number, (item, (rejects, notices, matches)) in enumerate(zip(inputs, said, strict=True)):
+            for line in rejects:
                 counts[f"{line['stage']}/{line['reason']}"] += 1
                 out.write(json.dumps({"input": item.name, **line}, ensure_ascii=False) + "\n")
+            for line in notices:
+                noticed[line["reason"]] += 1
+                notes.write(json.dumps({"input": item.name, **line}, ensure_ascii=False) + "\n")
             here = np.arange(starts[number], starts[number + 1])
-            matches = np.load(files.matches(item)) if options.against else np.zeros((len(here), 3), np.int64)
             reasons = np.where(
                 first_of_id[here] != here,
                 "duplicate_id",
@@ -79,19 +89,37 @@ def decide(inputs: Sequence[Input], *, options: BuildOptions, files: Files, prog
                     place = first_of_id[here[row]] if reason == "duplicate_id" else first_of_content[here[row]]
                     line = _removed(reason, ids[row], matches[row], names, int(place), inputs, starts, files)
                     out.write(json.dumps({"input": item.name, **line}, ensure_ascii=False) + "\n")
-            save_array(files.keep(item), keep)
+            keeps.append(keep)
             kept.append(int(keep.sum()))
-    os.replace(listed, files.folder / "rejects.jsonl")
+    collections.deque(
+        in_order(lambda one: save_array(files.keep(one[0]), one[1]), zip(inputs, keeps, strict=True), remote=remote), maxlen=0
+    )
     plan = {
         "rejects": dict(sorted(counts.items())),
+        "notices": dict(sorted(noticed.items())),
         "splits": _shards(inputs, kept, options=options),
     }
     write_json(files.plan, plan)
     progress(
         f"{options.layout.dataset}: {sum(kept):,} of {total:,} records stay"
         + "".join(f", {n:,} {why}" for why, n in sorted(counts.items()))
+        + "".join(f"; {n:,} with {why}, listed in notices.jsonl" for why, n in sorted(noticed.items()))
     )
     return plan
+
+
+def _digests(item: Input, *, files: Files) -> dict[str, np.ndarray]:
+    arrays = load_arrays(files.index(item), "record", "content", "usable")
+    salt = np.uint64(short_digest(item.split.encode()))  # splits may share pictures: what returns is looked for within each
+    return {"record": arrays["record"] ^ salt, "content": arrays["content"] ^ salt, "usable": arrays["usable"]}
+
+
+def _said_before(item: Input, *, options: BuildOptions, files: Files) -> tuple[list[dict[str, str]], list[dict[str, str]], np.ndarray]:
+    """Returns what earlier passes say of an input: the lines of its rejects and of its notices, and which pictures are in the evaluation
+    sets."""
+    notes = json.loads(read_bytes(files.index_notes(item)).decode())
+    matches = load_array(files.matches(item)) if options.against else np.zeros((notes["records"], 3), np.int64)
+    return notes["rejects"], notes["notices"], matches
 
 
 def _first(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:

@@ -10,10 +10,12 @@ import collections
 import dataclasses
 import functools
 import heapq
+import io
 from typing import Any
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from ofa_jax.data.records import ImageRecord, Record, RecordError
 from ofa_jax.data.transforms.image import decode_image
@@ -51,6 +53,7 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
     ids: list[str] = []
     lengths: list[np.ndarray] = []
     rejects: list[dict[str, str]] = []
+    notices: list[dict[str, str]] = []
     sample = _Sample()
     image_bytes = 0
     for found in options.layout.read(item):
@@ -63,6 +66,7 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
                 options.layout.fail(repr(name), "schema", "record_id", repr(name), "an id without line breaks")
             length, looks = counter.count(found), looks_of(found)
             sample.add(found)
+            notices += notices_of(found)
         except RecordError as error:
             rejects.append(reject_line(error, stage="index"))
             usable = False
@@ -87,8 +91,7 @@ def index_input(item: Input, *, options: BuildOptions, files: Files) -> None:
     }
     arrays["lengths"] = np.array(lengths, np.uint16).reshape(len(ids), len(counter.tasks), 2)
     arrays["ids"] = join_ids(ids)
-    notes = {"records": len(ids), "image_bytes": image_bytes, "rejects": rejects, **sample.to_json()}
-    files.index_notes(item).parent.mkdir(parents=True, exist_ok=True)
+    notes = {"records": len(ids), "image_bytes": image_bytes, "rejects": rejects, "notices": notices, **sample.to_json()}
     write_json(files.index_notes(item), notes)
     save_arrays(files.index(item), arrays)
 
@@ -121,6 +124,29 @@ def _small_pixels(data: bytes) -> np.ndarray:
         except ValueError:
             pass  # the decoder below says what is wrong with it
     return decode_image(data)
+
+
+_UPRIGHT = 1
+_ORIENTATION = 274  # the EXIF tag
+_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # in JPEG, PNG and WebP files
+_HEAD_BYTES = 1 << 16
+
+
+def notices_of(record: Record) -> list[dict[str, str]]:
+    """Returns what a person should know of a record that stays: lines of `notices.jsonl`.
+
+    A picture whose EXIF tag says that viewers turn it stays as it is stored, because boxes are its pixels, and OFA's loader reads it so.
+    """
+    image = record.image if isinstance(record, ImageRecord) else b""
+    if not any(mark in image[:_HEAD_BYTES] for mark in _EXIF_MARKS):
+        return []
+    with Image.open(io.BytesIO(image)) as picture:
+        orientation = picture.getexif().get(_ORIENTATION, _UPRIGHT)
+    if orientation == _UPRIGHT:
+        return []
+    found, expected = f"EXIF orientation {orientation}", f"{_UPRIGHT}; the picture is kept as it is stored, not as viewers turn it"
+    reason = "exif_orientation"
+    return [{"stage": "index", "record": record.record_id, "reason": reason, "field": "image", "found": found, "expected": expected}]
 
 
 def content_digest(record: Record) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from ofa_jax.config.schema import VocabConfig
@@ -50,55 +49,73 @@ class BuildOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Paths of one build. The dataset's folder is complete when its `manifest.json` is there; `passes/` holds what lies between."""
+    """Paths of one build, on a disk or in a store (`storage.as_path`). The dataset's folder is complete when its `manifest.json` is there;
+    `passes/` holds what lies between."""
 
-    data_dir: Path
+    data_dir: Any
     dataset: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Any:
         return self.data_dir / self.dataset
 
     @property
-    def passes(self) -> Path:
+    def passes(self) -> Any:
         return self.folder / "passes"
 
     @property
-    def gathered(self) -> Path:
+    def gathered(self) -> Any:
         return self.passes / "gathered"
 
-    def index(self, item: Input) -> Path:
-        """Arrays of one input's records (`index.COLUMNS`)."""
-        return self.passes / "index" / f"{item.name}.npz"
-
-    def index_notes(self, item: Input) -> Path:
-        """Rejects, texts for negatives and counts of one input; written before its arrays."""
-        return self.passes / "index" / f"{item.name}.json"
-
-    def matches(self, item: Input) -> Path:
-        """Which pictures of one input are in the evaluation sets."""
-        return self.passes / "matches" / f"{item.name}.npy"
+    @property
+    def gathered_note(self) -> Any:
+        """Names of what was gathered; written after it."""
+        return self.passes / "gathered.json"
 
     @property
-    def plan(self) -> Path:
+    def indices(self) -> Any:
+        return self.passes / "index"
+
+    @property
+    def all_matches(self) -> Any:
+        return self.passes / "matches"
+
+    @property
+    def written(self) -> Any:
+        return self.passes / "written"
+
+    def index(self, item: Input) -> Any:
+        """Arrays of one input's records (`index.COLUMNS`)."""
+        return self.indices / f"{item.name}.npz"
+
+    def index_notes(self, item: Input) -> Any:
+        """Rejects, texts for negatives and counts of one input; written before its arrays."""
+        return self.indices / f"{item.name}.json"
+
+    def matches(self, item: Input) -> Any:
+        """Which pictures of one input are in the evaluation sets."""
+        return self.all_matches / f"{item.name}.npy"
+
+    @property
+    def plan(self) -> Any:
         """What goes into which shard."""
         return self.passes / "plan.json"
 
-    def keep(self, item: Input) -> Path:
+    def keep(self, item: Input) -> Any:
         """For each record of one input whether it is written: bool [n]."""
         return self.passes / "keep" / f"{item.name}.npy"
 
-    def shard(self, file: str) -> Path:
+    def shard(self, file: str) -> Any:
         return self.folder / file
 
-    def shard_note(self, file: str) -> Path:
+    def shard_note(self, file: str) -> Any:
         """Size, checksum and counts of one finished shard; written after it."""
-        return self.passes / "written" / f"{file}.json"
+        return self.written / f"{file}.json"
 
-    def shard_lengths(self, file: str) -> Path:
+    def shard_lengths(self, file: str) -> Any:
         """Token lengths of one shard's records; written before its note."""
-        return self.passes / "written" / f"{file}.npy"
+        return self.written / f"{file}.npy"
 
-    def lengths(self, split: str) -> Path:
+    def lengths(self, split: str) -> Any:
         """Token lengths of every record of a split, uint16 [records, tasks, 2]."""
         return self.folder / f"lengths-{split}.npy"

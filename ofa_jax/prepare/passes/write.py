@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,10 +13,11 @@ from array_record.python import array_record_module
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.examples import serialize
 from ofa_jax.data.records import Box, ImageRecord, Record, RecordError
+from ofa_jax.data.storing import written_whole
 from ofa_jax.data.transforms.image import decode_image, resize_image
 from ofa_jax.prepare.layouts.base import Input
 from ofa_jax.prepare.manifest import file_digest, length_histogram, write_json
-from ofa_jax.prepare.passes.arrays import load_arrays, save_array
+from ofa_jax.prepare.passes.arrays import load_array, load_arrays, save_array
 from ofa_jax.prepare.passes.index import counter_of
 from ofa_jax.prepare.passes.options import BuildOptions, Files
 from ofa_jax.prepare.picture_hash import short_digest
@@ -28,36 +28,33 @@ def write_shard(shard: dict[str, Any], *, inputs: Sequence[Input], options: Buil
 
     Raises `DataError` when an input has changed since it was indexed, OSError when one cannot be read.
     """
-    path = files.shard(shard["file"])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     counter = counter_of(options)
     lengths: list[np.ndarray] = []
     image_bytes = 0
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    for number, first, end in shard["from"]:
-        for record, length in _kept(inputs[number], first, end, options=options, files=files):
-            stored = _as_stored(record, options)
-            writer.write(serialize(stored))
-            lengths.append(length)
-            image_bytes += len(stored.image) if isinstance(stored, ImageRecord) else 0
-    writer.close()
-    table = np.array(lengths, np.uint16).reshape(len(lengths), len(counter.tasks), 2)
-    save_array(files.shard_lengths(shard["file"]), table)
-    os.replace(partial, path)
+    with written_whole(files.shard(shard["file"])) as local:
+        writer = array_record_module.ArrayRecordWriter(str(local), "group_size:1")
+        for number, first, end in shard["from"]:
+            for record, length in _kept(inputs[number], first, end, options=options, files=files):
+                stored = _as_stored(record, options)
+                writer.write(serialize(stored))
+                lengths.append(length)
+                image_bytes += len(stored.image) if isinstance(stored, ImageRecord) else 0
+        writer.close()
+        table = np.array(lengths, np.uint16).reshape(len(lengths), len(counter.tasks), 2)
+        save_array(files.shard_lengths(shard["file"]), table)
+        size, digest = local.stat().st_size, file_digest(local)  # of what was written, before it travels
     histogram = {
         f"{task}/{side}": length_histogram(table[:, place, which].tolist())
         for place, task in enumerate(counter.tasks)
         for which, side in enumerate(("source", "target"))
     }
-    note = files.shard_note(shard["file"])
-    note.parent.mkdir(parents=True, exist_ok=True)
     write_json(
-        note,
+        files.shard_note(shard["file"]),
         {
             "file": shard["file"],
             "records": len(lengths),
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
+            "bytes": size,
+            "sha256": digest,
             "image_bytes": image_bytes,
             "token_lengths": histogram,
         },
@@ -67,7 +64,7 @@ def write_shard(shard: dict[str, Any], *, inputs: Sequence[Input], options: Buil
 def _kept(item: Input, first: int, end: int, *, options: BuildOptions, files: Files) -> Iterator[tuple[Record, np.ndarray]]:
     """Yields the kept records `first` to `end` of an input and their lengths. The input has to be as it was when it was indexed."""
     index = load_arrays(files.index(item), "record", "lengths")
-    keep = np.load(files.keep(item))
+    keep = load_array(files.keep(item))
     wanted = np.flatnonzero(keep)[first:end]
     last = int(wanted[-1]) if len(wanted) else -1
     chosen = set(wanted.tolist())

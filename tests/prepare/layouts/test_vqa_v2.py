@@ -48,6 +48,36 @@ def test_ties_among_frequent_answers_go_by_the_alphabet(source: Path, tmp_path: 
     assert [question.answer for record in records for question in record.questions] == ["2"]
 
 
+def test_validation_keeps_the_answers_that_training_has_often(source: Path, tmp_path: Path) -> None:
+    write_vqa_v2(source, split="val")
+    answers = ["blue"] * 9 + ["red"]  # the most frequent answer of validation, which train has not
+    val = source / "v2_mscoco_val2014_annotations.json"
+    for number in (0, 1):
+        edit_json(
+            val,
+            lambda c, number=number: c["annotations"][number].update(
+                multiple_choice_answer="blue", answers=[{"answer": answer} for answer in answers]
+            ),
+        )
+    records, errors, lines = read_all(vqa(source, split="val", num_answers=2), tmp_path / "g")
+    assert errors == [] and [question.answer for record in records for question in record.questions] == ["2"]
+    assert lines == ["vqa_test: 2 of 3 questions left out: their answer is not of the 2 allowed; 1 of 2 pictures keep no question"]
+    records, _, _ = read_all(vqa(source, split="val", num_answers=0), tmp_path / "all")
+    assert sum(len(record.questions) for record in records) == 3
+    both, _, _ = read_all(vqa(source, splits=("train", "validation=val"), num_answers=2), tmp_path / "both")
+    assert [question.answer for record in both for question in record.questions] == ["yes", "2", "yes", "2"]
+
+
+def test_validation_without_the_answers_of_training_is_no_guess(source: Path, tmp_path: Path) -> None:
+    write_vqa_v2(source, split="val")
+    (source / ANNOTATIONS).unlink()
+    with pytest.raises(
+        DataError, match="found no v2_mscoco_train2014_annotations.json or .*: the closed set of answers is that of train"
+    ) as error:
+        read_all(vqa(source, split="val"), tmp_path / "g")
+    assert "--option=answers_file=FILE" in str(error.value) and "--option=num_answers=0" in str(error.value)
+
+
 def test_a_closed_set_from_a_file(source: Path, tmp_path: Path) -> None:
     (source / "answers.txt").write_text("2\n\nblue\r\n")
     records, _, lines = read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 from made_tars import caption, members, picture, write_tars
+from PIL import Image
 
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import VocabConfig
@@ -326,3 +328,25 @@ def test_splits_may_share_pictures_and_are_built_together(tmp_path):
         assert len(source) == manifest["splits"][split]["records"] > 0
         assert len(source.sequence_lengths("grounding")) == len(source)
     assert sorted(tfds.builder_from_directory(str(tmp_path / "refs")).info.splits) == ["train", "validation"]
+
+
+def test_pictures_that_viewers_turn_stay_as_they_are_stored_and_are_told(tmp_path):
+    """Boxes are pixels of the stored picture; a person should know all the same that some lie on their side."""
+
+    def turned(tar: int, sample: int, found: dict[str, bytes]) -> dict[str, bytes]:
+        if sample not in (2, 3):
+            return found
+        exif = Image.Exif()
+        exif[274] = 6 if sample == 2 else 1
+        file = io.BytesIO()
+        Image.open(io.BytesIO(found["jpg"])).save(file, "JPEG", exif=exif)
+        return found | {"jpg": file.getvalue()}
+
+    folder, said = run(write_tars(tmp_path / "tars", tars=1, samples=5, change=turned), tmp_path)
+    [line] = [json.loads(line) for line in (folder / "notices.jsonl").read_text().splitlines()]
+    assert (line["record"], line["reason"], line["found"]) == ("00000/000000002", "exif_orientation", "EXIF orientation 6")
+    assert load_json(folder / "manifest.json")["notices"] == {"exif_orientation": 1}
+    assert any("1 with exif_orientation, listed in notices.jsonl" in words for words in said)
+    record = open_records(folder.parent, "pairs", "train")[2]
+    assert (record.width, record.height) == (160, 120)
+    np.testing.assert_array_equal(decode_image(record.image), np.asarray(Image.open(io.BytesIO(record.image))))
