@@ -1,6 +1,6 @@
 """Bad steps: a loss or a gradient that is not finite or far above what was usual of late changes nothing.
 
-The compiled step judges itself (`judge`) and, where it is bad, keeps the old state (`select`): parameters, moments, statistics and average
+The compiled step judges itself (`judge`) and, where it is bad, keeps the old state: parameters, moments, statistics and average
 stay as they are to the bit. A skipped update is no update, so `step`, which schedule, moments and checkpoints count by, stays too; the
 batch was drawn, so `data_step` goes on. The run then is the one that never drew that batch. The host learns of it with the step's
 other numbers, one step late, and never waits for it.
@@ -87,7 +87,7 @@ def judge(guard: GuardState, *, loss: jax.Array, grad_norm: jax.Array, config: G
 
 
 def select(accepted: jax.Array, new: Any, old: Any) -> Any:
-    """Returns `new` where `accepted` (bool []) holds, else `old`, leaf by leaf, without a copy of either where XLA can fuse the choice."""
+    """Returns `new` where `accepted` (bool []) holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
 
 

@@ -22,8 +22,8 @@ class Objective(Protocol):
     def init(self, key: jax.Array) -> tuple[nnx.State, Any]:
         """Returns freshly drawn parameters and the running statistics of an untrained model; works under `jax.eval_shape`."""
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """Returns what turns gradients into updates."""
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """Returns what turns gradients into updates; its `update` takes `accepted`, bool [], whether the state is to change."""
 
     def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
         """Returns what the sums of the loss are divided by, int [] by group, from the arrays of the global batch alone."""

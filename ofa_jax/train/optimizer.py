@@ -91,14 +91,19 @@ def has_no_moment(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
+def _chosen(accepted: jax.Array | bool, new: jax.Array, old: jax.Array) -> jax.Array:
+    return new if accepted is True else jnp.where(accepted, new, old)
+
+
 def _map_moments(function: Callable[[jax.Array, jax.Array], jax.Array], moments: Any, grads: Any) -> Any:
     return jax.tree.map(lambda m, g: m if has_no_moment(m) else function(m, g), moments, grads, is_leaf=has_no_moment)
 
 
-def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float, frozen: Sequence[str] = ()) -> optax.GradientTransformation:
+def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float, frozen: Sequence[str] = ()) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1.
 
-    Parameters that `frozen` names have no moments (`optax.MaskedNode` stands in their place), and their update is 0.
+    Parameters that `frozen` names have no moments (`optax.MaskedNode` stands in their place), and their update is 0. Where `accepted` (bool
+    []) is given and does not hold, the state stays as it is, and the update, which is of no use then, is one of the old moments.
     """
 
     def init(params: Any) -> AdamState:
@@ -108,21 +113,23 @@ def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float, frozen: Seq
         mu, nu = (jax.tree_util.tree_map_with_path(moment, params) for _ in range(2))
         return AdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
-    def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
-        del params
+    def update(
+        grads: Any, state: AdamState, params: Any = None, *, accepted: jax.Array | bool = True, **others: Any
+    ) -> tuple[Any, AdamState]:
+        del params, others
         count = state.count + 1
         t = count.astype(jnp.result_type(float))
         correction = jnp.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
-        mu = _map_moments(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, grads)
-        nu = _map_moments(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, grads)
+        mu = _map_moments(lambda m, g: _chosen(accepted, beta1 * m + (1.0 - beta1) * g, m), state.mu, grads)
+        nu = _map_moments(lambda v, g: _chosen(accepted, beta2 * v + (1.0 - beta2) * g * g, v), state.nu, grads)
 
         def update_of(m: Any, v: Any, g: jax.Array) -> jax.Array:
             return jnp.zeros_like(g) if has_no_moment(m) else correction.astype(m.dtype) * m / (jnp.sqrt(v) + eps)
 
         updates = jax.tree.map(update_of, mu, nu, grads, is_leaf=has_no_moment)
-        return updates, AdamState(count, mu, nu)
+        return updates, AdamState(_chosen(accepted, count, state.count), mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -138,7 +145,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformationExtraArgs:
     """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
 
     What is frozen does not decay: `config.frozen`, which has no moments either, and with `frozen_norms` the scales and biases of the image
@@ -154,8 +161,22 @@ def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = 
         clip_by_global_norm(config.clip_norm),
         scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps, frozen=config.frozen),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
-        optax.scale_by_learning_rate(learning_rate(config, steps=steps)),
+        _scale_by_rate(learning_rate(config, steps=steps)),
     )
+
+
+def _scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """optax's `scale_by_learning_rate`, with its state, whose count stays where an update is not accepted."""
+    inner = optax.scale_by_learning_rate(schedule)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, accepted: jax.Array | bool = True, **others: Any
+    ) -> tuple[Any, optax.OptState]:
+        del others
+        updates, new = inner.update(updates, state, params)
+        return updates, jax.tree.map(functools.partial(_chosen, accepted), new, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def stop_frozen(params: Any, config: OptimizerConfig) -> Any:

@@ -91,7 +91,7 @@ class Reconstruction:
         weights = self.perceptual.weights()
         return params, stats | ({} if weights is None else {"perceptual": jax.tree.map(jnp.asarray, weights)})
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return make_optimizer(self.config.optimizer, steps=self.config.steps)
 
     def num_params(self, params: Any) -> int:

@@ -59,31 +59,31 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
 
-        count = config.optimizer.accumulate
-        counts = objective.counts(blocks) if count > 1 else None
+        micros = config.optimizer.accumulate
+        counts = objective.counts(blocks) if micros > 1 else None
 
         def loss_of(params: Any, blocks: dict[str, Block], key: jax.Array) -> Any:
             params = stop_frozen(params, config.optimizer)
             return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step, counts=counts)
 
-        if count > 1:
+        if micros > 1:
             (loss, report), grads = accumulate(
-                loss_of, state.params, state.stats, blocks, key, count=count, mesh=mesh, shardings=shardings.params
+                loss_of, state.params, state.stats, blocks, key, count=micros, mesh=mesh, shardings=shardings.params
             )
         else:
             (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, blocks, key)
         grad_norm = optax.tree.norm(grads)
         guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params, stats = objective.revise(params, report.stats, step=state.step)
+        # Everything is chosen before it is used further: chosen at the end, new moments and parameters would take memory of their own.
+        ok = verdict.accepted
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, accepted=ok)
+        params = select(ok, optax.apply_updates(state.params, updates), state.params)
+        revised, stats = objective.revise(params, report.stats, step=state.step)
+        params = jax.tree.map(lambda new, old: old if new is old else jnp.where(ok, new, old), revised, params)
+        stats, count = select(ok, (stats, state.step + 1), (state.stats, state.step))
         ema = state.ema
         if ema is not None:
-            ema = average(ema, params, decay=config.optimizer.ema_decay, count=state.step)
-        made = (params, opt_state, stats, ema, state.step + 1)
-        params, opt_state, stats, ema, updates = select(
-            verdict.accepted, made, (state.params, state.opt_state, state.stats, state.ema, state.step)
-        )
+            ema = select(ok, average(ema, params, decay=config.optimizer.ema_decay, count=state.step), ema)
         nothing = jnp.zeros((num_tasks,))
         sums = add_sums(list(report.groups.values())) if report.groups else None
         metrics = StepMetrics(
@@ -94,10 +94,10 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             grad_norm=grad_norm,
             learning_rate=schedule(state.step),
             scalars=report.scalars,
-            step=updates,
+            step=count,
             verdict=verdict,
         )
-        return TrainState(params, opt_state, stats, ema, guard, updates, state.data_step + 1), metrics
+        return TrainState(params, opt_state, stats, ema, guard, count, state.data_step + 1), metrics
 
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 

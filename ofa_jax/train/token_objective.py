@@ -20,7 +20,7 @@ class TokenObjective:
 
     config: RunConfig
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return make_optimizer(self.config.optimizer, steps=self.config.steps, frozen_norms=self.config.model.image_norm == "frozen")
 
     def revise(self, params: Any, stats: Any, *, step: jax.Array) -> tuple[Any, Any]:
