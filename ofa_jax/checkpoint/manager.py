@@ -1,7 +1,7 @@
 """Checkpoints of a run: `<workdir>/checkpoints/<step>/`, written by Orbax in the background. The only module that imports Orbax.
 
-A checkpoint has one folder per part of the state (params, opt_state, stats, ema where it is kept, counters), so that evaluation reads
-the parameters alone, and the run's resolved config as JSON. Orbax writes below a temporary name, adds the marker `commit_success.txt`
+A checkpoint has one folder per part of the state (params, opt_state, stats, ema where it is kept, guard, counters), so that evaluation
+reads the parameters alone, and the run's resolved config as JSON. Orbax writes below a temporary name, adds the marker `commit_success.txt`
 and renames; a folder without the marker was cut off and is never read. On disk a tree is nested dicts of arrays named by the keys of
 the state, without layout: any mesh can read what any other wrote.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,19 +91,27 @@ class CheckpointManager:
 
     # -- writing
 
-    def save(self, step: int, state: Any, *, config: AnyRun, identity: dict[str, str] | None = None, wait: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        config: AnyRun,
+        identity: dict[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> None:
         """Starts saving `state` as checkpoint `step` and returns once its arrays are copied; `wait` returns when it is on disk.
 
         identity: facts outside the config that must be the same on resume, as the tokeniser's digest. A step that is already saved
-        is not written again. Raises what an earlier background save raised.
+        is not written again. facts: what else the run wants to know of it, as JSON holds it. Raises what an earlier background save raised.
         """
         if self._writer is None:
             raise ValueError("this checkpoint manager was opened to read only")
         self.wait()
         if step not in self.steps():
-            self._pending = self._writer.save_checkpointables_async(
-                step, _parts_of(state), force=True, custom_metadata={"config": to_json(config), "identity": dict(identity or {})}
-            )
+            known = {"config": to_json(config), "identity": dict(identity or {}), "facts": dict(facts or {})}
+            self._pending = self._writer.save_checkpointables_async(step, _parts_of(state), force=True, custom_metadata=known)
         if wait:
             self.wait()
 
@@ -115,6 +124,13 @@ class CheckpointManager:
             pending.result()
         except OSError as error:
             raise CheckpointError(f"{self.directory}: the checkpoint could not be written: {error}") from error
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint, of a way that the run gave up; all processes must call it."""
+        if self._writer is None:
+            raise ValueError("this checkpoint manager was opened to read only")
+        self.wait()
+        self._writer.delete(step)
 
     def close(self) -> None:
         """Waits for the save under way and ends Orbax's threads."""
@@ -142,16 +158,24 @@ class CheckpointManager:
         """Returns the facts outside the config that were saved with the checkpoint."""
         return dict(self._metadata(self._resolve(step)).custom_metadata["identity"])
 
-    def restore(self, abstract_state: Any, *, step: int | None = None) -> Any:
+    def facts(self, step: int | None = None) -> dict[str, Any]:
+        """Returns the `facts` that were saved with the checkpoint; none with an older one."""
+        return dict(self._metadata(self._resolve(step)).custom_metadata.get("facts", {}))
+
+    def parts(self, step: int | None = None) -> set[str]:
+        """Returns the names of the parts of the state that the checkpoint holds; an older one may lack a part that came later."""
+        return set(self._metadata(self._resolve(step)).metadata)
+
+    def restore(self, abstract_state: Any, *, step: int | None = None, spare: str = "") -> Any:
         """Returns the saved state (default: the newest) with the structure, dtypes and shardings of `abstract_state`.
 
-        abstract_state: leaves are `jax.ShapeDtypeStruct` with shardings. Raises `CheckpointError` naming the first parameter whose
-        name, shape or dtype differs.
+        abstract_state: leaves are `jax.ShapeDtypeStruct` with shardings. spare: a part of which the checkpoint may hold more than is
+        wanted; that is not read. Raises `CheckpointError` naming the first parameter whose name, shape or dtype differs.
         """
         step = self._resolve(step)
         wanted = _parts_of(abstract_state)
-        self._check(step, wanted)
-        loaded = self._load(step, wanted)
+        self._check(step, wanted, spare=spare)
+        loaded = self._load(step, wanted, partial=bool(spare))
         leaves = []
         for part, names, _ in _named_leaves(abstract_state):
             node = loaded[part]
@@ -223,8 +247,10 @@ class CheckpointManager:
         except (OSError, ValueError) as error:
             raise _damaged(folder, error) from error
 
-    def _check(self, step: int, wanted: dict[str, Any], *, extra: Literal["none", "other parts", "anywhere"] = "none") -> None:
-        """Compares names, shapes and dtypes before any array is read. `extra`: where the checkpoint may hold more than is wanted."""
+    def _check(
+        self, step: int, wanted: dict[str, Any], *, extra: Literal["none", "other parts", "anywhere"] = "none", spare: str = ""
+    ) -> None:
+        """Compares names, shapes and dtypes before any array is read. extra, spare: where the checkpoint may hold more than is wanted."""
         stored = {_join(part, names): leaf for part, names, leaf in _walk(self._metadata(step).metadata)}
         expected = {_join(part, names): leaf for part, names, leaf in _walk(wanted)}
         where = f"checkpoint {self.directory / str(step)}"
@@ -237,6 +263,8 @@ class CheckpointManager:
                 raise CheckpointError(f"{where}, {name}: found dtype {stored[name].dtype}, expected {leaf.dtype}")
         parts = set(wanted)
         for name in stored:
+            if spare and name.split("/")[0] == spare:
+                continue
             if name not in expected and (extra == "none" or (extra == "other parts" and name.split("/")[0] in parts)):
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
 

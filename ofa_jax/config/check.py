@@ -12,7 +12,17 @@ from typing import Any
 from ofa_jax.config.check_vqgan import vqgan_problems
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
-from ofa_jax.config.findings import at_least, data_findings, fraction, mesh_findings, multiple, positive, resolve_mesh, run_findings
+from ofa_jax.config.findings import (
+    at_least,
+    data_findings,
+    fraction,
+    frozen_findings,
+    mesh_findings,
+    multiple,
+    positive,
+    resolve_mesh,
+    run_findings,
+)
 from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
@@ -55,6 +65,7 @@ def problems(config: AnyRun, num_devices: int | None = None, *, training: bool =
     if training:
         yield from _mesh(config, num_devices)
         yield from _data(config, num_devices)
+        yield from _accumulation(config)
         yield from _init(config)
     yield from _eval(config)
 
@@ -80,7 +91,7 @@ def _types(node: Any, prefix: str) -> Iterator[str]:
 
 def _run(config: RunConfig) -> Iterator[str]:
     yield from run_findings(config)
-    yield from _parts("optimizer.frozen", config.optimizer.frozen)
+    yield from frozen_findings(config.optimizer.frozen, MODEL_PARTS)
 
 
 def _loss(config: RunConfig) -> Iterator[str]:
@@ -188,6 +199,17 @@ def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
         yield from _block(config, block, num_devices)
 
 
+def _accumulation(config: RunConfig) -> Iterator[str]:
+    count, loss = config.optimizer.accumulate, config.loss
+    found = f"optimizer.accumulate: found {count}"
+    if count <= 1:
+        return
+    if config.model.image_norm == "batch" and not config.model.norm_group and any(block.stream != "text" for block in config.data.blocks):
+        yield f"{found} with model.norm_group=0, whose statistics are of the whole batch, expected 1, a group or model.image_norm=frozen"
+    if loss.drop_worst[0] > 0 or loss.drop_best[0] > 0:
+        yield f"{found} with loss.drop_worst or loss.drop_best, which choose among all tokens of the batch, expected 1"
+
+
 def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:
     model, path = config.model, f"data.blocks.{block.name}"
     yield from positive(f"{path}.rows", block.rows)
@@ -216,12 +238,15 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
 
 def _rows_on_devices(config: RunConfig, path: str, rows: int, stream: str, num_devices: int | None) -> Iterator[str]:
     sizes, group = resolve_mesh(config.mesh, num_devices), config.model.norm_group
-    shards = sizes["data"] * sizes["fsdp"]
+    shards, micro = sizes["data"] * sizes["fsdp"], max(config.optimizer.accumulate, 1)
     if shards > 1:
         yield from multiple(path, rows, shards, f"mesh data x fsdp = {sizes['data']} x {sizes['fsdp']} devices share the rows")
-    if config.model.image_norm == "batch" and group and stream != "text" and rows % shards == 0:
-        # A group of images that share batch statistics never crosses a device, so that the device count changes nothing.
-        yield from multiple(path, rows, shards * group, f"model.norm_group={group} on each of {shards} devices")
+    if micro > 1 and rows % shards == 0:
+        yield from multiple(path, rows, shards * micro, f"optimizer.accumulate={micro} micro-batches on each of {shards} devices")
+    if config.model.image_norm == "batch" and group and stream != "text" and rows % (shards * micro) == 0:
+        # A group of images that share batch statistics never crosses a device or a micro-batch, so that neither changes anything.
+        parts = f"{micro} micro-batches on each of {shards} devices" if micro > 1 else f"each of {shards} devices"
+        yield from multiple(path, rows, shards * micro * group, f"model.norm_group={group} on {parts}")
 
 
 def _classes(config: RunConfig, block: BlockConfig, num_devices: int | None) -> Iterator[str]:

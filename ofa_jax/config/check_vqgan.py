@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ofa_jax.config.errors import nearest
-from ofa_jax.config.findings import at_least, data_findings, mesh_findings, multiple, positive, run_findings
+from ofa_jax.config.findings import at_least, data_findings, frozen_findings, mesh_findings, multiple, positive, run_findings
 from ofa_jax.config.schema import BlockConfig, VQGANRunConfig
 
 PARTS = ("vqgan", "discriminator")
@@ -21,10 +21,13 @@ def vqgan_problems(config: VQGANRunConfig, num_devices: int | None, *, training:
     sizes = yield from mesh_findings(config.mesh, num_devices)
     if sizes is not None:
         yield from _data(config, sizes["data"] * sizes["fsdp"])
-    for path, names in (("init.parts", config.init.parts), ("optimizer.frozen", config.optimizer.frozen)):
-        for name in names:
-            if name not in PARTS:
-                yield f"{path}: found {name}, expected parts of the model; {nearest(name, PARTS)}"
+    yield from frozen_findings(config.optimizer.frozen, PARTS)
+    for name in config.init.parts:
+        if name not in PARTS:
+            yield f"init.parts: found {name}, expected parts of the model; {nearest(name, PARTS)}"
+    if config.optimizer.accumulate > 1:
+        why = "because the discriminator's weight is of the whole batch"
+        yield f"optimizer.accumulate: found {config.optimizer.accumulate}, expected 1 for objective=vqgan, {why}"
     yield from _eval(config)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
+from ofa_jax.config.errors import nearest
 from ofa_jax.config.schema import AnyRun, DataConfig, MeshConfig
 
 
@@ -56,7 +57,25 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from positive("optimizer.eps", optimizer.eps)
     yield from at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
     yield from at_least("optimizer.clip_norm", optimizer.clip_norm, 0)
+    yield from positive("optimizer.accumulate", optimizer.accumulate)
     yield from fraction("optimizer.ema_decay", optimizer.ema_decay, open_end=True)
+    guard = config.guard
+    for name in ("loss_factor", "norm_factor"):
+        factor = getattr(guard, name)
+        if factor != 0 and factor <= 1:
+            yield f"guard.{name}: found {factor}, expected more than 1, or 0 for no limit"
+    yield from at_least("guard.deviations", guard.deviations, 0)
+    yield from positive("guard.window", guard.window)
+    yield from positive("guard.max_in_a_row", guard.max_in_a_row)
+    yield from at_least("guard.rewinds", guard.rewinds, 0)
+
+
+def frozen_findings(entries: Iterable[str], parts: Sequence[str]) -> Iterator[str]:
+    """`optimizer.frozen` begins with a part of the model or a pattern; what lies below is known to the model alone."""
+    for entry in entries:
+        first = entry.split("/")[0]
+        if first not in parts and not re.search(r"[*?\[]", first):
+            yield f"optimizer.frozen: found {entry}, expected parts of the model; {nearest(first, parts)}"
 
 
 def data_findings(data: DataConfig) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """A config as text: one leaf a line for people and golden files, JSON for checkpoints, a hash, and what differs between two.
 
 The rows of a table, which are dataclasses of plain values inside a tuple (the lines of a mixture, the sets of an evaluation), take
-one line each; a block, which holds a table itself, takes a line for every field. A `name` that is already in the path is not repeated,
-and what few configs use is not said where it is empty.
+one line each, and so does the guard; a block, which holds a table itself, takes a line for every field. A `name` that is already in the
+path is not repeated, and what few configs use is not said where it is empty.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ofa_jax.config.fields import describe, element_names, field_types, is_row_t
 from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
 
 _UNSAID_WHEN_EMPTY = ("classes", "later_weights", "rand_augment", "stage_steps")
+_ONE_LINE = ("guard",)  # a policy that is read as a whole
 
 
 def leaves(config: AnyRun) -> dict[str, str]:
@@ -71,7 +72,9 @@ def _walk(node: Any, prefix: str, lines: dict[str, str], *, named: bool = False)
         if named and name == "name":
             continue
         value, path = getattr(node, name), prefix + name
-        if dataclasses.is_dataclass(value):
+        if name in _ONE_LINE:
+            lines[path] = _row_text(value, named=False)
+        elif dataclasses.is_dataclass(value):
             _walk(value, path + ".", lines)
         elif is_row_tuple(kind) and value:
             for key, element in zip(element_names(value), value, strict=True):

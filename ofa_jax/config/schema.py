@@ -311,8 +311,27 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 5.0
-    frozen: tuple[str, ...] = ()  # parts of the model (embedding, resnet, encoder, decoder) that stay as they are
+    frozen: tuple[
+        str, ...
+    ] = ()  # parameters that stay as they are: parts of the model (resnet), paths and patterns (*/layers/ffn, **/*norm)
+    accumulate: int = 1  # micro-batches that a global batch is run in, one after another, for want of memory
     ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """When a step is bad, and what becomes of a run that meets many: bad steps change nothing (`train/guard`).
+
+    A loss or gradient that is not finite always is. One that is far above its usual level is too: by the factor and by so many standard
+    deviations of its logarithm, whichever is more.
+    """
+
+    loss_factor: float = 3.0  # of the loss over its usual level; 0: no limit
+    norm_factor: float = 10.0  # of the gradient's norm before clipping; 0: no limit
+    deviations: float = 6.0
+    window: int = 200  # updates that the usual level looks back on; it judges nothing before it has seen as many
+    max_in_a_row: int = 10  # bad steps, at which the run goes back to a checkpoint or ends
+    rewinds: int = 0  # how often it may go back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -403,6 +422,7 @@ class VQGANRunConfig:
     data: DataConfig = DataConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    guard: GuardConfig = GuardConfig(loss_factor=0.0, norm_factor=0.0)  # its terms begin one after another, and may be negative
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     init: InitConfig = InitConfig()
@@ -424,6 +444,7 @@ class RunConfig:
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    guard: GuardConfig = GuardConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     init: InitConfig = InitConfig()

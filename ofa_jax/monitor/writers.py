@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -22,10 +23,10 @@ _log = logging.getLogger(__name__)
 class JsonLines:
     """Appends measurements to a file of JSON lines. Each line is written whole and flushed, so a killed run loses none."""
 
-    def __init__(self, path: Path, *, step: int):
+    def __init__(self, path: Path, *, step: int, by: str = "step"):
         """Opens `path` for a run that goes on from `step`: lines of later steps, and a last line cut off by a kill, are dropped.
 
-        `last` is the newest line that stays, or None.
+        `last` is the newest line that stays, or None. by: the field that `step` is compared with.
         """
         self.path = path
         self.last: dict[str, Number] | None = None
@@ -38,7 +39,7 @@ class JsonLines:
             except json.JSONDecodeError:
                 _log.warning("%s line %d: found no JSON (a write that was cut off), dropped", path, number)
                 continue
-            if record["step"] <= step:
+            if record[by] <= step:
                 kept.append(line)
                 self.last = record
         if len(kept) != len(lines) or not path.exists():
@@ -47,8 +48,8 @@ class JsonLines:
             os.replace(temporary, path)
         self._file = path.open("a")
 
-    def write(self, record: Mapping[str, Number | str]) -> None:
-        """Appends one line; `record` must have "step". A number that is not finite becomes null, which JSON can hold."""
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one line; `record` must have the field `by`. A number that is not finite becomes null, which JSON can hold."""
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in record.items()}
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()

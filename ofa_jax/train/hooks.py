@@ -1,8 +1,8 @@
 """What can be added to the training loop: hooks, called at fixed places. The loop itself knows no feature.
 
 `phase` tells where the loop is. Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch,
-before it is used), the step, `numbers` and `log` (of the step before, once every `log_every` steps). `close` is called once, also after
-an error.
+before it is used), the step, `numbers` and `log` (of the step before, once every `log_every` steps). `rewind` comes where the run goes
+back to a checkpoint, `close` once, also after an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Hook:
         step) or to "step"."""
 
     def is_evaluation(self, step: int, *, last: bool) -> bool:
-        """Says whether `evaluate` will take as long as an evaluation does: the phase is then called so."""
+        """Says whether `evaluate` will take as long as an evaluation does: the phase is then called so, and the state given to it is for
+        certain that of `step`. At other steps the loop takes the update under way for made, though it may turn out to have been skipped."""
         return False
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
@@ -49,6 +50,9 @@ class Hook:
 
     def log(self, record: Mapping[str, Number]) -> None:
         """Called with the numbers of a finished step; always has "step", "data_step" and "time_s"."""
+
+    def rewind(self, step: int, *, data_step: int) -> None:
+        """Called where the run goes back to `step` and on with the batch of `data_step`: what was logged of later ones is made again."""
 
     def close(self) -> None:
         """Called once at the end."""
@@ -95,16 +99,22 @@ class Evaluate(Hook):
 
     def __init__(self, measure: Callable[[Any], Mapping[str, Number]], *, every_steps: int):
         self._measure, self._every_steps = measure, every_steps
-        self._start = 0
+        self._done = 0  # the step of the last evaluation, or of the start
 
     def start(self, step: int) -> None:
-        self._start = step
+        self._done = step
+
+    def rewind(self, step: int, *, data_step: int) -> None:
+        self._done = step
 
     def is_evaluation(self, step: int, *, last: bool) -> bool:
-        return last or (self._every_steps > 0 and step % self._every_steps == 0 and step > self._start)
+        return last or (self._every_steps > 0 and step % self._every_steps == 0 and step > self._done)
 
     def evaluate(self, step: int, state: Any, *, last: bool) -> Mapping[str, Number] | None:
-        return self._measure(state) if self.is_evaluation(step, last=last) else None
+        if not self.is_evaluation(step, last=last):
+            return None
+        self._done = step
+        return self._measure(state)
 
 
 class WriteMetrics(Hook):
@@ -117,9 +127,17 @@ class WriteMetrics(Hook):
         self.time_s = 0.0  # training time before this process, from the last line kept
 
     def start(self, step: int) -> None:
+        self._open(step)
+        assert self._lines is not None
+        self.time_s = float((self._lines.last or {}).get("time_s") or 0.0)
+
+    def rewind(self, step: int, *, data_step: int) -> None:
+        self.close()
+        self._open(step)
+
+    def _open(self, step: int) -> None:
         self._lines = JsonLines(self._workdir / "metrics.jsonl", step=step)
         self._board = TensorBoard(self._workdir / "tensorboard", step=step)
-        self.time_s = float((self._lines.last or {}).get("time_s") or 0.0)
 
     def log(self, record: Mapping[str, Number]) -> None:
         record = dict(record)
@@ -146,10 +164,16 @@ class WriteDigests(Hook):
         self._lines: JsonLines | None = None
 
     def start(self, step: int) -> None:
-        self._lines = JsonLines(self._path, step=step)
+        self._lines = None
+
+    def rewind(self, step: int, *, data_step: int) -> None:
+        self.close()
+        self._lines = None
 
     def batch(self, batch: Batch) -> None:
-        assert self._lines is not None, "start() comes before batch()"
+        # Opened with the first batch, which says where the data goes on: behind skipped updates that is further than the step.
+        if self._lines is None:
+            self._lines = JsonLines(self._path, step=batch.data_step)
         self._lines.write({"step": batch.data_step + 1, "data_step": batch.data_step, "digest": digest(batch)})
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ class Interval:
         self._began = self._from = time.monotonic()
         self._excluded_s = 0.0
         self._steps: list[StepMetrics] = []
-        self._untimed = 0  # steps collected before the clock of the speed was started
+        self._untimed = 0  # steps, skipped ones too, before the clock of the speed was started
+        self._skipped = 0  # bad steps, of which nothing but their time counts
         self.examples_per_step = 0  # sequences of the global batch
         self.rejects: Counter[str] = Counter()  # records of this host that were replaced, by dataset
 
@@ -39,21 +40,30 @@ class Interval:
     def start_clock(self) -> float:
         """Starts the clock of the speed anew, after compilation, and returns the seconds until now. Collected steps stay."""
         now = time.monotonic()
-        seconds, self._from, self._excluded_s, self._untimed = now - self._from, now, 0.0, len(self._steps)
+        seconds, self._from, self._excluded_s, self._untimed = now - self._from, now, 0.0, len(self._steps) + self._skipped
         return seconds
 
     def add(self, metrics: StepMetrics) -> None:
         """Adds a finished step's numbers, as host arrays."""
         self._steps.append(metrics)
 
+    def skip(self) -> None:
+        """Counts a finished step that changed nothing: its losses would spoil every mean."""
+        self._skipped += 1
+
+    def drop(self) -> None:
+        """Forgets the steps collected, which a rewind takes back; the clock of `time_s` goes on."""
+        self._steps, self._untimed, self._skipped, self._from, self._excluded_s = [], 0, 0, time.monotonic(), 0.0
+        self.rejects = Counter()
+
     def record(self, *, steps_left: int) -> dict[str, Number]:
         """Returns the record of the steps collected (at least one) and starts a new interval.
 
-        Losses are means over steps; `loss/nll/<task>` is nats a token over all the interval's tokens of that task, without
+        Losses are means over accepted steps; `loss/nll/<task>` is nats a token over all the interval's tokens of that task, without
         confidence or smoothing. Speed counts sequences and leaves out compilation, evaluation and saving.
         """
         now = time.monotonic()
-        timed = len(self._steps) - self._untimed
+        timed = len(self._steps) + self._skipped - self._untimed
         step_s = max(now - self._from - self._excluded_s, 1e-9) / timed if timed else 0.0
         nll = np.sum([m.task_nll for m in self._steps], axis=0)
         tokens = np.sum([m.task_tokens for m in self._steps], axis=0)
@@ -67,11 +77,12 @@ class Interval:
         record["optimizer/learning_rate"] = float(self._steps[-1].learning_rate)
         for name in self._steps[0].scalars:
             record[name] = float(np.mean([m.scalars[name] for m in self._steps]))
+        if self._skipped:
+            record["guard/skipped_steps"] = self._skipped
         for dataset, count in sorted(self.rejects.items()):
             record[f"data/rejects/{dataset}"] = count
         record["perf/examples_per_s"] = self.examples_per_step / step_s if step_s else 0.0
         record["time/step_ms"] = step_s * 1e3
         record["time/left_s"] = steps_left * step_s
-        self._steps, self._untimed, self._from, self._excluded_s = [], 0, now, 0.0
-        self.rejects = Counter()
+        self.drop()
         return record

@@ -3,6 +3,9 @@
 Saving comes before the next batch is taken, so the position in the data is the saved `data_step` and nothing else; batches made
 ahead are simply made again. The same call resumes a run from its newest complete checkpoint. Numbers leave the device one step
 late: while step n runs, those of step n-1 are read, and nothing else waits for the device.
+
+`step` counts updates, `data_step` batches; they part where the guard skips an update (`train/guard`). That is known when the step's numbers
+are read, so the loop takes the update under way for made until then, and reads first where it matters: to save, to evaluate, to end.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -27,6 +31,7 @@ from ofa_jax.data.batch import Batch, Block
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import check_rows, make_mesh
+from ofa_jax.train.guard import BadStep, BadSteps, bad_step, describe_rewind, initial_guard, too_many
 from ofa_jax.train.hooks import Hook
 from ofa_jax.train.initial import take_parameters
 from ofa_jax.train.interval import Interval
@@ -92,7 +97,7 @@ def train(
         for name in manager.incomplete:
             _say(f"checkpoints: {name} was cut off while it was written; ignored and deleted")
         state = _start_state(config, manager, identity, mesh, abstract)
-        step = int(state.step)
+        step, data_step = int(state.step), int(state.data_step)
         if hosts.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(to_json(config))
@@ -100,8 +105,10 @@ def train(
             stack.callback(hook.close)
             hook.start(step)
         stop = stack.enter_context(_stop_flag())
-        run = _Run(config, mesh, manager, hooks=hooks, task_names=task_names, identity=identity, stop=stop)
-        return run.loop(state, step, pipeline)
+        bad_steps = BadSteps(workdir, host=hosts.index(), data_step=data_step)
+        stack.callback(bad_steps.close)
+        run = _Run(config, mesh, manager, hooks=hooks, task_names=task_names, identity=identity, stop=stop, bad_steps=bad_steps)
+        return run.loop(state, pipeline)
 
 
 def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str, str], mesh: Mesh, abstract: TrainState) -> TrainState:
@@ -116,9 +123,26 @@ def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str,
         return state
     where = f"checkpoint {manager.directory / str(latest)}"
     check_resume(manager.run_config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
-    state = manager.restore(with_shardings(abstract, state_shardings(config, mesh)), step=latest)
+    state = _restore(config, manager, latest, mesh, abstract)
     _say(f"going on from step {latest} of {manager.directory}")
     return state
+
+
+def _restore(config: AnyRun, manager: CheckpointManager, step: int, mesh: Mesh, abstract: TrainState) -> TrainState:
+    """The saved state; the guard of one that was saved before there was a guard is a new one, and that is said. Older ones hold moments
+    of frozen parameters too."""
+    wanted = with_shardings(abstract, state_shardings(config, mesh))
+    spare = "opt_state" if config.optimizer.frozen else ""
+    if "guard" in manager.parts(step):
+        return manager.restore(wanted, step=step, spare=spare)
+    _say(f"checkpoint {manager.directory / str(step)} has no guard; it starts anew and judges nothing for {config.guard.window} updates")
+    state = manager.restore(dataclasses.replace(wanted, guard=None), step=step, spare=spare)
+    return dataclasses.replace(state, guard=_place(initial_guard(), wanted.guard))
+
+
+def _place(values: Any, like: Any) -> Any:
+    """Numbers put where the leaves of `like` say, as arrays of their types."""
+    return jax.tree.map(lambda value, a: jax.device_put(np.asarray(value, a.dtype), a.sharding), values, like)
 
 
 class _Run:
@@ -134,51 +158,71 @@ class _Run:
         task_names: Sequence[str],
         identity: dict[str, str],
         stop: _Stop,
+        bad_steps: BadSteps,
     ):
         self.config, self.mesh, self.manager = config, mesh, manager
-        self.hooks, self.identity, self.stop = hooks, identity, stop
+        self.hooks, self.identity, self.stop, self.bad_steps = hooks, identity, stop, bad_steps
         self.objective = make_objective(config)
         self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
         self.interval = Interval(task_names)
-        self.unread: tuple[int, Batch, StepMetrics] | None = None  # (step, its batch, numbers still on the device)
-        self.saved_at = time.monotonic()
+        self.step = 0  # updates known to be made
+        self.data_step = 0  # batches drawn
+        self.unread: tuple[Batch, StepMetrics] | None = None  # a batch, and its numbers still on the device
+        self.bad: BadStep | None = None  # the last of a row of bad steps that is too long
+        latest = manager.latest()
+        self.rewinds: list[dict[str, Any]] = [] if latest is None else manager.facts(latest).get("rewinds", [])
+        self.saved_at, self.saved_step = time.monotonic(), -1
         if config.checkpoint.every_s > 0 and hosts.count() > 1:
             every = config.checkpoint
             why = f"checkpoint.every_s = {every.every_s:g} is for one process, whose clock decides alone"
             _say(f"checkpoints every {every.every_steps} steps; {why}")
 
-    def loop(self, state: TrainState, step: int, pipeline: BatchSource) -> TrainResult:
-        config, start = self.config, step
+    def loop(self, state: TrainState, pipeline: BatchSource) -> TrainResult:
+        config = self.config
+        self.step, self.data_step = int(state.step), int(state.data_step)
+        self.saved_step = self.step
         batches: BatchIterator | None = None
+        turn, asked = 0, False
         try:
             while True:
-                last = step == config.steps
-                stopped = not last and self.stop.now(step)
-                if last or stopped:
+                turn += 1  # processes agree on the turn to stop at, which must come without gaps
+                asked |= self.stop.now(turn)
+                if self.bad is None and (asked or self._must_know(self._believed())):
                     self._read()
+                if self.bad is not None:
+                    if batches is not None:
+                        batches.close()
+                        batches = None
+                    state = self._go_back(self.bad)
+                    continue
+                step = self._believed()
+                last = step == config.steps
+                stopped = asked and not last
                 if not stopped:
                     if any(hook.is_evaluation(step, last=last) for hook in self.hooks):
                         self._enter(step, "evaluate")
                     self._evaluate(step, state, last=last)
-                if last or stopped or (step > start and self._save_due(step)):
+                # The clock may make a save due only now, when the step is not known: then it waits for the next turn.
+                if last or stopped or (self.unread is None and self._save_due(step)):
                     self._enter(step, "save")
                     self._save(step, state, wait=last or stopped)
                 if last or stopped:
                     break
                 if batches is None:
-                    batches = pipeline.iterate(int(state.data_step))
-                    _say("compiling the training step")
+                    batches = pipeline.iterate(self.data_step)
+                    if turn == 1:
+                        _say("compiling the training step")
                 self._enter(step, "data")
                 batch = next(batches)
-                self._enter(step, "compile" if step == start else "step")
+                self._enter(step, "compile" if turn == 1 else "step")
                 blocks = self._put(batch)
                 # Any transfer that is not asked for by name would be a hidden wait for the device.
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.train_step(state, blocks)
-                step += 1
+                self.data_step = batch.data_step + 1
                 self._read()
-                self.unread = (step, batch, metrics)
-                if step == start + 1:
+                self.unread = (batch, metrics)
+                if turn == 1:
                     jax.block_until_ready(metrics)
                     _say(f"first step after {self.interval.start_clock():.1f} s")
         finally:
@@ -187,6 +231,52 @@ class _Run:
         if stopped:
             _say(f"stopped by a signal at step {step} and saved; the same command goes on")
         return TrainResult(state, step, stopped)
+
+    def _believed(self) -> int:
+        """Updates made, if the one under way is not skipped."""
+        return self.step + (self.unread is not None)
+
+    def _must_know(self, step: int) -> bool:
+        return step == self.config.steps or self._save_due(step) or any(hook.is_evaluation(step, last=False) for hook in self.hooks)
+
+    def _go_back(self, bad: BadStep) -> TrainState:
+        """Returns the state of the newest checkpoint from before a row of bad steps, to go on behind the last of them, `bad`.
+
+        One that was saved within the row, as when the run was stopped there, is deleted: the run would have gone further back without the
+        stop. Raises `DivergenceError` where the run may not go back.
+        """
+        guard, manager = self.config.guard, self.manager
+        manager.wait()
+        steps = manager.steps()
+        before = [step for step in steps if manager.facts(step).get("data_step", step) <= bad.first_data_step]
+        found = hosts.gather(str(max(before, default=None)).encode())  # a shared disk may show the newest to one host later than to another
+        target = None if b"None" in found else min(int(step) for step in found)
+        why = ""
+        if len(self.rewinds) >= guard.rewinds:
+            why = f"the run has gone back {len(self.rewinds)} times of guard.rewinds={guard.rewinds}"
+        elif target is None:
+            why = "there is no checkpoint to go back to"
+        if why or target is None:
+            raise too_many(bad, config=guard, path=self.bad_steps.path, why_no_rewind=why)
+        state = _restore(self.config, manager, target, self.mesh, abstract_state(self.config))
+        for step in steps:
+            if step > target:
+                manager.delete(step)
+        rewind = describe_rewind(bad, to_step=target, to_data_step=int(state.data_step))
+        counters = {"data_step": bad.data_step + 1, "in_a_row": 0}
+        placed = _place(counters, {"data_step": state.data_step, "in_a_row": state.guard.in_a_row})
+        state = dataclasses.replace(state, data_step=placed["data_step"], guard=state.guard._replace(in_a_row=placed["in_a_row"]))
+        self.rewinds.append(rewind)
+        self.bad_steps.add_rewind(rewind)
+        skipped = "data_step {} to {}".format(*rewind["skipped_data_steps"])
+        _say(f"rewind {len(self.rewinds)} of {guard.rewinds}: from step {bad.step - 1} to {target}, without {skipped}: {rewind['why']}")
+        # A step may be under way on the batch behind the row: it belongs to what is given up, and its batch comes again.
+        self.unread, self.bad = None, None
+        self.step, self.data_step, self.saved_step = target, bad.data_step + 1, target
+        self.interval.drop()
+        for hook in self.hooks:
+            hook.rewind(target, data_step=self.data_step)
+        return state
 
     def _enter(self, step: int, phase: str) -> None:
         for hook in self.hooks:
@@ -204,9 +294,11 @@ class _Run:
             for hook in self.hooks:
                 numbers = hook.evaluate(step, state, last=last)
                 if numbers:
-                    self._log({"step": step, "data_step": step, "time_s": self.interval.time_s(), **numbers})
+                    self._log({"step": step, "data_step": self.data_step, "time_s": self.interval.time_s(), **numbers})
 
     def _save_due(self, step: int) -> bool:
+        if step == self.saved_step:
+            return False
         every = self.config.checkpoint
         if step % every.every_steps == 0:
             return True
@@ -214,19 +306,25 @@ class _Run:
         return every.every_s > 0 and hosts.count() == 1 and time.monotonic() - self.saved_at >= every.every_s
 
     def _save(self, step: int, state: TrainState, *, wait: bool) -> None:
-        self._read()  # a run killed after this save does not make this step's record again
+        """Saves the state of `step`, whose numbers have been read: a run killed after this save does not make its record again."""
         with self.interval.excluded():
-            self.manager.save(step, state, config=self.config, identity=self.identity, wait=wait)
-        self.saved_at = time.monotonic()
+            facts = {"data_step": self.data_step, "rewinds": self.rewinds}
+            self.manager.save(step, state, config=self.config, identity=self.identity, facts=facts, wait=wait)
+        self.saved_at, self.saved_step = time.monotonic(), step
 
     def _read(self) -> None:
         """Reads the numbers of the newest finished step, if they are still on the device, and logs where an interval ends."""
         if self.unread is None:
             return
-        step, batch, metrics = self.unread
+        batch, metrics = self.unread
         self.unread = None
-        self.interval.add(jax.device_get(metrics))
+        metrics = jax.device_get(metrics)
         self.interval.rejects.update(reject.dataset for reject in batch.rejects)
+        if not metrics.verdict.accepted:
+            self._note_bad(batch, metrics)
+            return
+        self.interval.add(metrics)
+        step = self.step = int(metrics.step)
         if step % self.config.log_every == 0 or step == self.config.steps:
             programs = num_compilations(self.train_step)
             if programs != 1:
@@ -236,6 +334,16 @@ class _Run:
             for hook in self.hooks:
                 record |= hook.numbers(batch.data_step)
             self._log(record)
+
+    def _note_bad(self, batch: Batch, metrics: StepMetrics) -> None:
+        self.interval.skip()
+        bad = bad_step(
+            metrics.verdict, step=self.step + 1, data_step=batch.data_step, loss=float(metrics.loss), grad_norm=float(metrics.grad_norm)
+        )
+        self.bad_steps.add(bad, batch)
+        _say(bad.sentence())
+        if bad.in_a_row >= self.config.guard.max_in_a_row:
+            self.bad = bad
 
     def _log(self, record: dict[str, Number]) -> None:
         if hosts.is_first():

@@ -155,10 +155,12 @@ def add_sums(parts: Sequence[LossSums]) -> LossSums:
     return total
 
 
-def total_loss(groups: dict[str, LossSums]) -> tuple[jax.Array, dict[str, jax.Array]]:
+def total_loss(groups: dict[str, LossSums], counts: dict[str, jax.Array] | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns (L, the mean loss of each group): the sum of the groups' weighted losses, each over its own number of tokens.
 
     groups: "pairs", and "images_text" for images and text together; either may be absent. A group without a token counts as 0.
+    counts: numbers of tokens of the global batch, by group, where `groups` are sums over a part of it; its parts' L add up.
     """
-    means = {name: sums.loss / jnp.maximum(sums.num_tokens, 1) for name, sums in groups.items()}
+    counts = {name: sums.num_tokens for name, sums in groups.items()} if counts is None else counts
+    means = {name: sums.loss / jnp.maximum(counts[name], 1) for name, sums in groups.items()}
     return sum(means.values(), start=jnp.zeros((), next(iter(means.values())).dtype)), means

@@ -25,8 +25,19 @@ class Objective(Protocol):
     def optimizer(self) -> optax.GradientTransformation:
         """Returns what turns gradients into updates."""
 
+    def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
+        """Returns what the sums of the loss are divided by, int [] by group, from the arrays of the global batch alone."""
+
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
+        self,
+        params: Any,
+        stats: Any,
+        blocks: dict[str, Block],
+        key: jax.Array | None,
+        *,
+        num_tasks: int,
+        step: jax.Array | int = 0,
+        counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
         """Returns (the loss of one global batch, what else there is to say of it).
 
@@ -34,6 +45,7 @@ class Objective(Protocol):
 
         key: of this data step; None means evaluation: nothing random, and no update of the statistics.
         step: int [], updates made before this one; a loss may change in the course of a run.
+        counts: of the global batch, where `blocks` are a part of one; the losses of the parts add up to its loss.
         """
 
     def revise(self, params: Any, stats: Any, *, step: jax.Array) -> tuple[Any, Any]:

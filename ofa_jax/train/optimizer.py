@@ -7,8 +7,11 @@ in the first thousand steps for parameters with tiny gradients, so the transform
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import OptimizerConfig
 from ofa_jax.parallel.rules import key_path_parts
 
@@ -53,20 +57,69 @@ def one_minus_power(beta: float, t: jax.Array) -> jax.Array:
     return jnp.ones_like(t) if beta == 0.0 else -jnp.expm1(t * math.log(beta))
 
 
-def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1."""
+def is_frozen(name: Sequence[str], frozen: Sequence[str]) -> bool:
+    """Returns whether an entry of `OptimizerConfig.frozen` names the parameter, whose path in the model is `name`.
+
+    An entry names what lies below it too: `resnet`, `encoder/layers/ffn`. In a part, `*`, `?` and `[abc]` stand for letters
+    (`*/layers/self_attention`); `**` stands for any number of parts (`**/*norm`).
+    """
+
+    def matches(pattern: Sequence[str], path: Sequence[str]) -> bool:
+        if not pattern:
+            return True
+        if pattern[0] == "**":
+            return any(matches(pattern[1:], path[start:]) for start in range(len(path)))
+        return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and matches(pattern[1:], path[1:])
+
+    return any(matches(entry.split("/"), name) for entry in frozen)
+
+
+def check_frozen(params: Any, frozen: Sequence[str]) -> None:
+    """Raises `UserError` for the first entry of `OptimizerConfig.frozen` that names no parameter. params: arrays or their shapes."""
+    names = [key_path_parts(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    for entry in frozen:
+        if not any(is_frozen(name, (entry,)) for name in names):
+            depth = len(entry.split("/"))
+            options = dict.fromkeys("/".join(name[:depth]) for name in names)
+            close = difflib.get_close_matches(entry, options, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"its parts are {', '.join(dict.fromkeys(name[0] for name in names))}"
+            raise UserError(f"optimizer.frozen: found {entry}, which names no parameter of the model; {hint}")
+
+
+def has_no_moment(node: Any) -> bool:
+    """Returns whether a node of a tree of moments stands for a frozen parameter."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def _map_moments(function: Callable[[jax.Array, jax.Array], jax.Array], moments: Any, grads: Any) -> Any:
+    return jax.tree.map(lambda m, g: m if has_no_moment(m) else function(m, g), moments, grads, is_leaf=has_no_moment)
+
+
+def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float, frozen: Sequence[str] = ()) -> optax.GradientTransformation:
+    """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1.
+
+    Parameters that `frozen` names have no moments (`optax.MaskedNode` stands in their place), and their update is 0.
+    """
 
     def init(params: Any) -> AdamState:
-        return AdamState(count=jnp.zeros((), jnp.int32), mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params))
+        def moment(path: Any, leaf: jax.Array) -> Any:
+            return optax.MaskedNode() if is_frozen(key_path_parts(path), frozen) else jnp.zeros_like(leaf)
+
+        mu, nu = (jax.tree_util.tree_map_with_path(moment, params) for _ in range(2))
+        return AdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
     def update(grads: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
         del params
         count = state.count + 1
         t = count.astype(jnp.result_type(float))
         correction = jnp.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, grads)
-        updates = jax.tree.map(lambda m, v: correction.astype(m.dtype) * m / (jnp.sqrt(v) + eps), mu, nu)
+        mu = _map_moments(lambda m, g: beta1 * m + (1.0 - beta1) * g, state.mu, grads)
+        nu = _map_moments(lambda v, g: beta2 * v + (1.0 - beta2) * g * g, state.nu, grads)
+
+        def update_of(m: Any, v: Any, g: jax.Array) -> jax.Array:
+            return jnp.zeros_like(g) if has_no_moment(m) else correction.astype(m.dtype) * m / (jnp.sqrt(v) + eps)
+
+        updates = jax.tree.map(update_of, mu, nu, grads, is_leaf=has_no_moment)
         return updates, AdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
@@ -88,28 +141,28 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformation:
     """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
 
-    What is frozen does not decay: `config.frozen`, and with `frozen_norms` the scales and biases of the image front's batch norms, which
-    are buffers in the official code. Its gradients must be 0 (`stop_frozen`).
+    What is frozen does not decay: `config.frozen`, which has no moments either, and with `frozen_norms` the scales and biases of the image
+    front's batch norms, which are buffers in the official code. Its gradients must be 0 (`stop_frozen`).
     """
 
     def decays(path: Any, _: Any) -> bool:
         parts = key_path_parts(path)
-        return not (parts[0] in config.frozen or (frozen_norms and parts[0] == "resnet" and "norm" in parts[-2]))
+        return not (is_frozen(parts, config.frozen) or (frozen_norms and parts[0] == "resnet" and "norm" in parts[-2]))
 
     mask = functools.partial(jax.tree_util.tree_map_with_path, decays) if config.frozen or frozen_norms else None
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
-        scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps),
+        scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps, frozen=config.frozen),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(learning_rate(config, steps=steps)),
     )
 
 
 def stop_frozen(params: Any, config: OptimizerConfig) -> Any:
-    """Returns `params` with the parts that the config freezes cut off from differentiation: no gradient of them is computed."""
+    """Returns `params` with those that the config freezes cut off from differentiation: no gradient of them is computed."""
 
     def stopped(path: Any, leaf: jax.Array) -> jax.Array:
-        return lax.stop_gradient(leaf) if key_path_parts(path)[0] in config.frozen else leaf
+        return lax.stop_gradient(leaf) if is_frozen(key_path_parts(path), config.frozen) else leaf
 
     return jax.tree_util.tree_map_with_path(stopped, params) if config.frozen else params
 

@@ -47,8 +47,24 @@ class PictureWords(TokenObjective):
     def num_params(self, params: Any) -> int:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
+    def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
+        counts: dict[str, jax.Array] = {}
+        for config in self.config.data.row_blocks:
+            group, block = GROUP_OF_STREAM[config.stream], blocks[config.name]
+            rows = jnp.sum(block.task_ids.reshape(block.images.shape[0], -1)[:, 0] >= 0)
+            counts[group] = counts.get(group, jnp.zeros((), rows.dtype)) + rows
+        return counts
+
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
+        self,
+        params: Any,
+        stats: Any,
+        blocks: dict[str, Block],
+        key: jax.Array | None,
+        *,
+        num_tasks: int,
+        step: jax.Array | int = 0,
+        counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
         del step  # a row's loss is the same at every update
         namer, vocab = nnx.merge(self.graphdef, params), self.config.vocab
@@ -69,7 +85,7 @@ class PictureWords(TokenObjective):
             tasks = block.task_ids.reshape(rows, -1)[:, 0]
             groups.setdefault(GROUP_OF_STREAM[config.stream], []).append(row_sums(losses, tasks, num_tasks=num_tasks))
         sums = {name: add_sums(parts) for name, parts in groups.items()}
-        return total_loss(sums)[0], LossReport(stats, sums, {})
+        return total_loss(sums, counts)[0], LossReport(stats, sums, {})
 
 
 def is_word(ids: jax.Array, vocab: VocabConfig) -> jax.Array:

@@ -19,7 +19,7 @@ from ofa_jax.config.schema import BlockConfig, LossConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
-from ofa_jax.train.token_loss import COPIES
+from ofa_jax.train.token_loss import COPIES, keep_mask
 from ofa_jax.train.token_objective import TokenObjective, code_rows
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
@@ -48,11 +48,29 @@ class Pretraining(TokenObjective):
     def num_params(self, params: nnx.State) -> int:
         return ofa.num_params(params, self.config.vocab)
 
+    def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
+        copies = COPIES if self.config.loss.r_drop_alpha else 1
+        counts: dict[str, jax.Array] = {}
+        for config in self.config.data.row_blocks:
+            group = GROUP_OF_STREAM[config.stream]
+            for block in sequence_groups(config, blocks[config.name]):
+                tokens = copies * jnp.sum(keep_mask(block.target_ids, block.task_ids))
+                counts[group] = counts.get(group, jnp.zeros((), tokens.dtype)) + tokens
+        return counts
+
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
+        self,
+        params: Any,
+        stats: Any,
+        blocks: dict[str, Block],
+        key: jax.Array | None,
+        *,
+        num_tasks: int,
+        step: jax.Array | int = 0,
+        counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
         loss, (stats, groups) = batch_loss(
-            params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step
+            params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step, counts=counts
         )
         return loss, LossReport(stats, groups, {})
 
@@ -73,8 +91,9 @@ def batch_loss(
     config: RunConfig,
     num_tasks: int,
     step: jax.Array | int = 0,
+    counts: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
-    """Returns (L, (new running statistics, sums by group)) of one global batch.
+    """Returns (L, (new running statistics, sums by group)) of one global batch, or with `counts` of a part of one (`total_loss`).
 
     key: of this data step; None means no dropout, all patches, no update of the statistics and, of the loss's options, the constraint
     range alone (evaluation of the loss). step: int [], updates made before this one.
@@ -105,7 +124,7 @@ def batch_loss(
                 )
                 parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
     groups = {name: group_sums(members, config=loss_config, step=step) for name, members in parts.items()}
-    loss, _ = total_loss(groups)
+    loss, _ = total_loss(groups, counts)
     return loss, (stats, groups)
 
 

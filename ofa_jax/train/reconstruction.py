@@ -42,7 +42,7 @@ from ofa_jax.models.precision import Policy, policy
 from ofa_jax.models.vqgan import VQGAN, to_pixels
 from ofa_jax.train.keys import REVISION_KEY, run_key
 from ofa_jax.train.loss import LossReport
-from ofa_jax.train.optimizer import make_optimizer
+from ofa_jax.train.optimizer import check_frozen, make_optimizer
 from ofa_jax.train.perceptual import load_perceptual
 
 SETTLED = 0.75  # share of the run after which temperature and codebook are left alone
@@ -101,12 +101,15 @@ class Reconstruction:
         return sum(len(block.elements) for block in batch.blocks.values())
 
     def check(self) -> None:
-        """Raises `UserError` when blocks differ in picture side: their pictures go through the network together."""
+        """Raises `UserError` when blocks differ in picture side, as their pictures go through the network together, and for an entry of
+        `optimizer.frozen` that names nothing."""
         first, *rest = self.config.data.blocks
         for block in rest:
             if block.image_px != first.image_px:
                 found = f"data.blocks.{block.name}.image_px: found {block.image_px}"
                 raise UserError(f"{found}, expected {first.image_px} as in block {first.name}")
+        if self.config.optimizer.frozen:
+            check_frozen(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer.frozen)
 
     def check_batch(self, batch: Batch, *, num_hosts: int = 1) -> None:
         expected = [block.name for block in self.config.data.blocks]
@@ -118,10 +121,22 @@ class Reconstruction:
                 found = "none" if images is None else images.shape
                 raise UserError(f"batch {batch.data_step}, block {config.name}: found pictures {found}, expected {shape}")
 
+    def counts(self, blocks: dict[str, Block]) -> dict[str, jax.Array]:
+        del blocks  # the discriminator's weight is a quotient of gradients: no part of a batch has a part of the loss
+        return {}
+
     def loss(
-        self, params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array | None, *, num_tasks: int, step: jax.Array | int = 0
+        self,
+        params: Any,
+        stats: Any,
+        blocks: dict[str, Block],
+        key: jax.Array | None,
+        *,
+        num_tasks: int,
+        step: jax.Array | int = 0,
+        counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
-        del num_tasks  # there are no tasks
+        del num_tasks, counts  # there are no tasks, and a batch is never taken in parts
         networks, config = nnx.merge(self.graphdef, params), self.config.loss
         images = jnp.concatenate([blocks[block.name].images for block in self.config.data.blocks])
         model, accum = networks.vqgan, networks.vqgan.policy.accum
@@ -140,15 +155,15 @@ class Reconstruction:
 
         reconstruction, (pixel, perceptual) = unlike(made)
         total = reconstruction + config.quantizer_weight * quantised.loss
-        counts = jnp.bincount(quantised.codes.ravel(), length=self.config.model.num_codes).astype(accum)
-        share = counts / jnp.sum(counts)
+        uses = jnp.bincount(quantised.codes.ravel(), length=self.config.model.num_codes).astype(accum)
+        share = uses / jnp.sum(uses)
         error = jnp.mean(jnp.square(pixels - jnp.clip(made, -1.0, 1.0)), (1, 2, 3))
         scalars = {
             "vqgan/pixel": pixel,
             "vqgan/perceptual": perceptual,
             "vqgan/quantizer": quantised.loss,
             "vqgan/psnr": jnp.mean(10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))),
-            "vqgan/codes_used": jnp.mean(counts > 0),
+            "vqgan/codes_used": jnp.mean(uses > 0),
             "vqgan/perplexity": jnp.exp(-jnp.sum(share * jnp.log(share + _KL_EPS))),
         }
         if config.discriminator_weight:
@@ -156,7 +171,7 @@ class Reconstruction:
             total += terms.pop("loss")
             scalars |= terms
         # Nothing was coded before the quantiser starts: all codes count as dead then.
-        new = {**stats, "usage": stats["usage"] + jnp.where(step >= self.quantizer_start, counts, 0)}
+        new = {**stats, "usage": stats["usage"] + jnp.where(step >= self.quantizer_start, uses, 0)}
         if "candidates" in stats and candidate_key is not None:
             cells = latents.reshape(-1, latents.shape[-1])
             drawn = jax.random.randint(candidate_key, (self.config.model.num_codes,), 0, cells.shape[0])

@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.mesh import replicated
 from ofa_jax.parallel.rules import param_shardings
+from ofa_jax.train.guard import initial_guard
 from ofa_jax.train.keys import INIT_KEY, run_key
 from ofa_jax.train.objective import make_objective
+from ofa_jax.train.optimizer import has_no_moment
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +28,8 @@ class TrainState:
     opt_state: Any  # optax's state; its moments are sharded like the parameters
     stats: Any  # what a model keeps beside parameters: running mean and variance of batch norms
     ema: Any  # average of params, or None where none is kept
-    step: jax.Array  # int32 []: updates made
+    guard: Any  # a `GuardState`: what is usual of losses and gradients
+    step: jax.Array  # int32 []: updates made; a skipped one is none
     data_step: jax.Array  # int32 []: batches drawn
 
 
@@ -38,6 +41,7 @@ def _initial(config: AnyRun, tx: optax.GradientTransformation) -> TrainState:
         stats=stats,
         # A copy: the state's buffers are donated, and one buffer cannot be given away twice.
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay > 0 else None,
+        guard=initial_guard(),
         step=jnp.zeros((), jnp.int32),
         data_step=jnp.zeros((), jnp.int32),
     )
@@ -58,10 +62,16 @@ def state_shardings(config: AnyRun, mesh: Mesh) -> TrainState:
     return TrainState(
         params=params,
         opt_state=optax.tree_utils.tree_map_params(
-            tx, lambda _, sharding: sharding, abstract.opt_state, params, transform_non_params=lambda _: whole
+            tx,
+            lambda moment, sharding: moment if has_no_moment(moment) else sharding,
+            abstract.opt_state,
+            params,
+            transform_non_params=lambda _: whole,
+            is_leaf=has_no_moment,
         ),
         stats=jax.tree.map(lambda _: whole, abstract.stats),
         ema=None if abstract.ema is None else params,
+        guard=jax.tree.map(lambda _: whole, abstract.guard),
         step=whole,
         data_step=whole,
     )

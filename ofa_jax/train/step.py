@@ -1,5 +1,7 @@
 """One training step: a pure, compiled function of (state, batch); the objective says what a batch costs.
 
+A bad step, as `train/guard` judges it, leaves all but `data_step` and the guard as it was.
+
 Random numbers (dropout, dropped paths, sampled patches) depend on (seed, data_step, block) alone, never on devices or hosts.
 """
 
@@ -17,6 +19,8 @@ from jax.sharding import Mesh
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.parallel.mesh import batch_sharding, replicated
+from ofa_jax.train.accumulation import accumulate
+from ofa_jax.train.guard import Verdict, judge, select
 from ofa_jax.train.keys import DATA_KEY, run_key
 from ofa_jax.train.loss import add_sums, total_loss
 from ofa_jax.train.objective import make_objective
@@ -34,6 +38,8 @@ class StepMetrics(NamedTuple):
     grad_norm: jax.Array  # float []: before clipping
     learning_rate: jax.Array  # float []
     scalars: dict[str, jax.Array]  # float [] by metric name: what else the objective reports
+    step: jax.Array  # int32 []: updates made, this one too unless it was skipped
+    verdict: Verdict  # of the guard
 
 
 TrainStep = Callable[[TrainState, dict[str, Block]], tuple[TrainState, StepMetrics]]
@@ -48,20 +54,36 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
     objective.check()
     tx = objective.optimizer()
     schedule = learning_rate(config.optimizer, steps=config.steps)
+    shardings = state_shardings(config, mesh)
 
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
 
-        def loss_of(params: Any) -> Any:
-            return objective.loss(stop_frozen(params, config.optimizer), state.stats, blocks, key, num_tasks=num_tasks, step=state.step)
+        count = config.optimizer.accumulate
+        counts = objective.counts(blocks) if count > 1 else None
 
-        (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        def loss_of(params: Any, blocks: dict[str, Block], key: jax.Array) -> Any:
+            params = stop_frozen(params, config.optimizer)
+            return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step, counts=counts)
+
+        if count > 1:
+            (loss, report), grads = accumulate(
+                loss_of, state.params, state.stats, blocks, key, count=count, mesh=mesh, shardings=shardings.params
+            )
+        else:
+            (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, blocks, key)
+        grad_norm = optax.tree.norm(grads)
+        guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params, stats = objective.revise(params, report.stats, step=state.step)
         ema = state.ema
         if ema is not None:
             ema = average(ema, params, decay=config.optimizer.ema_decay, count=state.step)
+        made = (params, opt_state, stats, ema, state.step + 1)
+        params, opt_state, stats, ema, updates = select(
+            verdict.accepted, made, (state.params, state.opt_state, state.stats, state.ema, state.step)
+        )
         nothing = jnp.zeros((num_tasks,))
         sums = add_sums(list(report.groups.values())) if report.groups else None
         metrics = StepMetrics(
@@ -69,13 +91,14 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             group_loss=total_loss(report.groups)[1] if report.groups else {},
             task_nll=nothing if sums is None else sums.task_nll,
             task_tokens=nothing if sums is None else sums.task_tokens,
-            grad_norm=optax.tree.norm(grads),
+            grad_norm=grad_norm,
             learning_rate=schedule(state.step),
             scalars=report.scalars,
+            step=updates,
+            verdict=verdict,
         )
-        return TrainState(params, opt_state, stats, ema, state.step + 1, state.data_step + 1), metrics
+        return TrainState(params, opt_state, stats, ema, guard, updates, state.data_step + 1), metrics
 
-    shardings = state_shardings(config, mesh)
     return jax.jit(step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)), donate_argnums=0)
 
 

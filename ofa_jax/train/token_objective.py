@@ -11,7 +11,7 @@ import optax
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import BlockConfig, RunConfig
 from ofa_jax.data.batch import Batch
-from ofa_jax.train.optimizer import make_optimizer
+from ofa_jax.train.optimizer import check_frozen, make_optimizer
 from ofa_jax.train.token_loss import check_targets, range_mask
 
 
@@ -30,8 +30,13 @@ class TokenObjective:
     def num_examples(self, batch: Batch) -> int:
         return sum(len(block.task_ids) for block in batch.blocks.values())
 
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        raise NotImplementedError
+
     def check(self) -> None:
         check_streams(self.config)
+        if self.config.optimizer.frozen:
+            check_frozen(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer.frozen)
 
     def check_batch(self, batch: Batch, *, num_hosts: int = 1) -> None:
         check_batch(batch, self.config, num_hosts=num_hosts)

@@ -113,6 +113,9 @@ class WatchData(Hook):
         for line in self._usage.forecast(self._config.steps):
             self._say(f"WARNING: data: {line}")
 
+    def rewind(self, step: int, *, data_step: int) -> None:
+        self._waiting.clear()
+
     def batch(self, batch: Batch) -> None:
         rows = self._usage.batch_rows(batch)
         blocks = self._config.data.row_blocks

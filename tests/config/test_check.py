@@ -49,6 +49,14 @@ BROKEN = {
     "optimizer.warmup_fraction=2": "optimizer.warmup_fraction: found 2.0",
     "optimizer.beta2=1": "optimizer.beta2: found 1.0",
     "optimizer.ema_decay=-0.1": "optimizer.ema_decay: found -0.1",
+    "optimizer.accumulate=0": "optimizer.accumulate: found 0, expected more than 0",
+    "optimizer.accumulate=3": "rows: found 8, expected a multiple of 3 (optimizer.accumulate=3 micro-batches on each of 1 devices)",
+    "guard.loss_factor=1": "guard.loss_factor: found 1.0, expected more than 1, or 0 for no limit",
+    "guard.norm_factor=-2": "guard.norm_factor: found -2.0, expected more than 1, or 0 for no limit",
+    "guard.deviations=-1": "guard.deviations: found -1.0, expected at least 0",
+    "guard.window=0": "guard.window: found 0, expected more than 0",
+    "guard.max_in_a_row=0": "guard.max_in_a_row: found 0, expected more than 0",
+    "guard.rewinds=-1": "guard.rewinds: found -1, expected at least 0",
     "eval.every_steps=-1": "eval.every_steps: found -1, expected at least 0",
     "checkpoint.keep=0": "checkpoint.keep: found 0",
     "vocab.path=": "vocab.path: found nothing",
@@ -93,6 +101,7 @@ BROKEN = {
     "data.blocks.scenes.sources.0.row=detection": "found detection, expected a row kind of stream pairs: caption, question, grounding",
     "init.parts=resnett": "init.parts: found resnett, expected parts of the model; did you mean resnet?",
     "optimizer.frozen=encode": "optimizer.frozen: found encode, expected parts of the model; did you mean encoder?",
+    "optimizer.frozen=encode/layers": "optimizer.frozen: found encode/layers, expected parts of the model; did you mean encoder?",
     "init.checkpoint=": "init.parts: found resnet without init.checkpoint",
     "objective=picture_words": "data.blocks.infilling: found rows without a whole picture, expected none for objective=picture_words",
     "eval.batch_rows=0": "eval.batch_rows: found 0",
@@ -137,6 +146,24 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
 def test_layouts_that_do_not_divide(large, overrides, num_devices, sentence):
     found = list(problems(override(large, overrides), num_devices))
     assert any(sentence in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({}, "optimizer.accumulate: found 4 with model.norm_group=0, whose statistics are of the whole batch, expected 1"),
+        ({"model.image_norm": "frozen", "loss.drop_worst": "0.1,0"}, "found 4 with loss.drop_worst or loss.drop_best"),
+        (
+            {"model.norm_group": "16"},
+            "rows: found 64, expected a multiple of 512 (model.norm_group=16 on 4 micro-batches on each of 8 devices)",
+        ),
+        ({"model.image_norm": "frozen"}, ""),
+        ({"model.norm_group": "2"}, ""),
+    ],
+)
+def test_what_accumulation_leaves_as_it_is(large, overrides, sentence):
+    found = list(problems(override(large, [("optimizer.accumulate", "4"), *overrides.items()]), 8))
+    assert any(sentence in problem for problem in found) if sentence else not found, found
 
 
 def test_the_free_axis_takes_what_is_left(large):

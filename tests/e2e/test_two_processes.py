@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from processes import command, learned, lines, run, run_together
 
+from ofa_jax.monitor.exits import REASONS
+
 STEPS = 4
 
 
@@ -49,6 +51,29 @@ def test_one_process_goes_on_from_two(runs):
     said = run(command("two", steps=STEPS + 2), folder)
     assert f"going on from step {STEPS}" in said
     assert [line["step"] for line in learned(folder / "runs" / "two")] == list(range(1, STEPS + 3))
+
+
+@pytest.mark.full
+def test_a_run_that_diverges_ends_alike_on_both(tmp_path):
+    """An absurd learning rate ruins the parameters at once. Both go back once, to the checkpoint behind the ruin, and both end."""
+    flags = (
+        "optimizer.learning_rate=1e30",
+        "optimizer.warmup_fraction=0",
+        "guard.max_in_a_row=2",
+        "guard.rewinds=1",
+        "checkpoint.every_steps=1",
+    )
+    results = run_together(command("wild", *(f"--config.{flag}" for flag in flags), steps=9), tmp_path, count=2)
+    assert [code for code, _ in results] == [REASONS["nan"].code] * 2, results
+    assert "rewind 1 of 1: from step 1 to 1, without data_step 1 to 2" in results[0][1]
+    assert (
+        "found 2 bad steps in a row (data_step 3 to 4" in results[0][1] and "found 2 bad steps in a row (data_step 3 to 4" in results[1][1]
+    )
+    first, second = (lines(tmp_path / "runs" / "wild" / name) for name in ("bad_steps.jsonl", "bad_steps_1.jsonl"))
+    elements = [[line.pop("elements", None) for line in listed] for listed in (first, second)]
+    assert first == second and [line["data_step"] for line in first] == [1, 2, 2, 3, 4]
+    for one, two in zip(*elements, strict=True):
+        assert (one is None and two is None) or all(a[-1][1] < b[0][0] for a, b in zip(one.values(), two.values(), strict=True))
 
 
 def test_bad_records_of_one_host_stop_both_at_the_same_step(tmp_path):

@@ -8,8 +8,17 @@ import numpy as np
 import optax
 import pytest
 
+from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import OptimizerConfig
-from ofa_jax.train.optimizer import average, clip_by_global_norm, learning_rate, make_optimizer, stop_frozen
+from ofa_jax.train.optimizer import (
+    average,
+    check_frozen,
+    clip_by_global_norm,
+    is_frozen,
+    learning_rate,
+    make_optimizer,
+    stop_frozen,
+)
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, end_learning_rate=1e-3, warmup_fraction=0.25, weight_decay=0.1, clip_norm=1.0, eps=1e-3)
 STEPS = 12
@@ -85,6 +94,51 @@ def test_what_is_frozen_neither_moves_nor_decays():
     assert moved(CONFIG) == {norm, kernel} | rest
     assert moved(CONFIG, frozen_norms=True) == {kernel} | rest
     assert moved(dataclasses.replace(CONFIG, frozen=("resnet", "decoder"))) == {"encoder/norm/scale"}
+
+
+LAYERS = {"layers": {"self_attention": {"key": np.ones(2)}, "ffn": {"norm": np.ones(2)}}, "norm": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
+    [
+        ("encoder", {"encoder/layers/self_attention/key", "encoder/layers/ffn/norm", "encoder/norm"}),
+        ("encoder/layers/ffn", {"encoder/layers/ffn/norm"}),
+        ("*/layers/*attention", {"encoder/layers/self_attention/key", "decoder/layers/self_attention/key"}),
+        ("**/norm", {"encoder/layers/ffn/norm", "encoder/norm", "decoder/layers/ffn/norm", "decoder/norm"}),
+        ("*/norm", {"encoder/norm", "decoder/norm"}),
+        ("**/key", {"encoder/layers/self_attention/key", "decoder/layers/self_attention/key"}),
+        ("*/layers/[fg]fn/nor?", {"encoder/layers/ffn/norm", "decoder/layers/ffn/norm"}),
+    ],
+)
+def test_an_entry_names_what_lies_below_it(entry, names):
+    params = {"encoder": LAYERS, "decoder": LAYERS}
+    paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    assert {path for path in paths if is_frozen(path.split("/"), (entry,))} == names
+    check_frozen(params, (entry,))
+
+
+def test_an_entry_that_names_nothing_is_told():
+    params = {"encoder": LAYERS, "decoder": LAYERS}
+    with pytest.raises(
+        UserError, match=r"frozen: found encoder/layers/atention, which names no .* did you mean encoder/layers/self_attention"
+    ):
+        check_frozen(params, ("decoder", "encoder/layers/atention"))
+    with pytest.raises(UserError, match=r"found \*/xyz, which names no parameter of the model; its parts are decoder, encoder"):
+        check_frozen(params, ("*/xyz",))
+
+
+def test_no_moments_are_kept_of_what_is_frozen():
+    params = {"encoder": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "decoder": {"kernel": jnp.ones(3)}}
+    grads = [jax.tree.map(lambda x: 0.5 * x, params), jax.tree.map(lambda x: -0.1 * x, params)]
+    for leaf in ("kernel", "bias"):
+        grads[0]["encoder"][leaf] = grads[1]["encoder"][leaf] = jnp.zeros(3)
+    frozen = dataclasses.replace(CONFIG, frozen=("encoder/kernel", "**/bias"))
+    state = make_optimizer(frozen, steps=STEPS).init(params)
+    assert len(jax.tree.leaves(state[1])) == 3  # the count and the decoder's two
+    found = run(make_optimizer(frozen, steps=STEPS), params, grads)
+    jax.tree.map(np.testing.assert_array_equal, found["encoder"], params["encoder"])
+    np.testing.assert_array_equal(found["decoder"]["kernel"], run(make_optimizer(CONFIG, steps=STEPS), params, grads)["decoder"]["kernel"])
 
 
 def test_no_gradient_reaches_a_frozen_part():
