@@ -23,8 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.data.storage import as_path, exists
-from ofa_jax.data.storing import names_in
+from ofa_jax.data.storage import as_path, exists, is_remote, local_copy
+from ofa_jax.data.storing import names_in, written_whole
 from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     tokenizer.add_argument("--num_text", type=int, default=quickstart.QuickstartOptions().num_text, help="text ids, MASK included")
     codes = commands.add_parser("codes")
     codes.add_argument("--vqgan", type=Path, required=True, help="a run of ours: trained, or imported by launch/convert.py")
-    codes.add_argument("--data_dir", type=Path, default=Path("data/quickstart"))
+    codes.add_argument("--data_dir", type=as_path, default=as_path("data/quickstart"))
     codes.add_argument("--dataset", required=True)
     codes.add_argument("--image_px", type=int, default=256, help="side of the square that pictures are resized to")
     codes.add_argument("--area", choices=("central", "whole"), default="central", help="its central half-side square, or all of it")
@@ -89,7 +89,7 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
 
     from ofa_jax.config.schema import MeshConfig
     from ofa_jax.convert.vqgan_files import describe_model, restore_vqgan
-    from ofa_jax.models.vqgan_codec import Codec, codec_digest, keep_codec_file
+    from ofa_jax.models.vqgan_codec import CODEC_FILE, Codec, check_codec_file, codec_digest, keep_codec_file, save_codec_file
     from ofa_jax.parallel import hosts
     from ofa_jax.parallel.mesh import make_mesh
     from ofa_jax.prepare.codes import CodeOptions, check_one_vqgan, write_codes
@@ -100,7 +100,14 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
     progress(f"{describe_model(model)}, from {said}")
     check_one_vqgan(args.data_dir, args.dataset, codec_digest(model, params))
     if hosts.is_first():
-        keep_codec_file(args.data_dir, model, params, rebuild=args.rebuild)
+        path = args.data_dir / CODEC_FILE
+        if not is_remote(path):
+            keep_codec_file(args.data_dir, model, params, rebuild=args.rebuild)
+        elif exists(path) and not args.rebuild:
+            check_codec_file(local_copy(path), model, params, name=str(path))
+        else:
+            with written_whole(path) as local:
+                save_codec_file(local, model, params)
     devices = jax.local_devices()  # shards are shared out over hosts, the pictures of one over its host's devices
     rows = args.rows * len(devices)
     codec = Codec(model, params, rows=rows, precision=args.precision, mesh=make_mesh(MeshConfig(), devices=devices))

@@ -94,10 +94,11 @@ def file_size(path: str | os.PathLike[str]) -> int:
     return int(_file_info(os.fspath(path))["size"])
 
 
-def list_folder(folder: str | os.PathLike[str]) -> dict[str, int | None] | None:
+def list_folder(folder: str | os.PathLike[str], *, patient: bool = False) -> dict[str, int | None] | None:
     """Returns name -> size of the files that lie in a folder itself, None as the size of its folders; None when there is no such folder.
 
-    It is one listing, however many files there are. Raises `StoreError`, OSError.
+    It is one listing, however many files there are; a `patient` one has its pages tried again one by one, for folders of many thousands.
+    Raises `StoreError`, OSError.
     """
     if not is_remote(folder):
         if not os.path.isdir(folder):
@@ -107,7 +108,7 @@ def list_folder(folder: str | os.PathLike[str]) -> dict[str, int | None] | None:
     address = os.fspath(folder).rstrip("/")
     inner = _inner(address)
     try:
-        found = _ask(address, "ls", inner, detail=True, extra_s=LISTING_S)
+        found = _ask(address, "ls", inner, detail=True, extra_s=LISTING_S, patient=patient)
     except FileNotFoundError:
         return None
     sizes: dict[str, int | None] = {}
@@ -252,8 +253,9 @@ def _ask(address: str, method: str, *arguments: Any, **named: Any) -> Any:
     return _results([_job(address, method, *arguments, **named)])[0]
 
 
-def _job(address: str, method: str, *arguments: Any, extra_s: float = 0.0, **named: Any) -> _Job:
-    files = _file_system(address)
+def _job(address: str, method: str, *arguments: Any, extra_s: float = 0.0, patient: bool = False, **named: Any) -> _Job:
+    """patient: of several requests those that fail are tried again by themselves, where the whole would hardly ever succeed."""
+    files = _file_system(address, patient=patient)
     call = getattr(files, f"_{method}" if files.async_impl else method)
     return _Job(address, lambda: call(*arguments, **named), extra_s)
 

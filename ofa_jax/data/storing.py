@@ -91,7 +91,8 @@ def _send(files: list[tuple[Path, str]]) -> None:
     if not files:
         return
     jobs = [
-        _job(address, "put_file", str(local), _inner(address), extra_s=local.stat().st_size / SLOWEST_BYTES_S) for local, address in files
+        _job(address, "put_file", str(local), _inner(address), extra_s=local.stat().st_size / SLOWEST_BYTES_S, patient=True)
+        for local, address in files
     ]
     with _named_bucket(files[0][1]):
         _results(jobs)
@@ -108,7 +109,7 @@ def _named_bucket(address: str) -> Iterator[None]:
 
 def names_in(folder: Any) -> set[str]:
     """Returns the names of what lies in a folder itself, none when there is no such folder: one listing. Raises OSError, `StoreError`."""
-    return set(list_folder(folder) or ())
+    return set(list_folder(folder, patient=True) or ())
 
 
 def remove_file(path: Any) -> None:
@@ -127,7 +128,7 @@ def remove_folder(folder: Any, *, last: str = "") -> None:
     if is_remote(folder):
         address = os.fspath(folder).rstrip("/")
         scheme = address.partition("://")[0]
-        found = [f"{scheme}://{name}" for name in _ask(address, "find", _inner(address), extra_s=LISTING_S)]
+        found = [f"{scheme}://{name}" for name in _ask(address, "find", _inner(address), extra_s=LISTING_S, patient=True)]
         kept = f"{address}/{last}"
         _results([_removal(name) for name in found if name != kept])
         _results([_removal(name) for name in found if name == kept])

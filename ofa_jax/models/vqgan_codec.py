@@ -109,11 +109,16 @@ def keep_codec_file(data_dir: Path, config: VQGANConfig, params: Any, *, rebuild
     in one folder could not be told apart when they are drawn."""
     path = data_dir / CODEC_FILE
     if path.exists() and not rebuild:
-        found = load_codec_file(path)[2]
-        if found != codec_digest(config, params):
-            raise DataError(f"{path}: found another VQGAN (digest {found[:12]}), expected the one given; add --rebuild to replace it")
+        check_codec_file(path, config, params, name=str(path))
         return
     save_codec_file(path, config, params)
+
+
+def check_codec_file(path: Path, config: VQGANConfig, params: Any, *, name: str) -> None:
+    """Raises DataError when a file of `save_codec_file`, which errors call `name`, is of another model."""
+    found = load_codec_file(path)[2]
+    if found != codec_digest(config, params):
+        raise DataError(f"{name}: found another VQGAN (digest {found[:12]}), expected the one given; add --rebuild to replace it")
 
 
 def load_codec_file(path: Path) -> tuple[VQGANConfig, Any, str]:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +26,8 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, pack_codes
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import ImageRecord, RecordError, load_json, open_records
+from ofa_jax.data.storage import as_path, exists, file_size, is_remote, read_bytes
+from ofa_jax.data.storing import PARTIAL, in_order, names_in, remove_file, remove_folder, write_bytes, written_whole
 from ofa_jax.prepare.manifest import file_digest, options_hash, write_json
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [n, px, px, 3] -> int [n, g, g]
@@ -79,7 +79,7 @@ def area_of(pixels: np.ndarray, options: CodeOptions) -> np.ndarray:
 
 
 def write_codes(
-    data_dir: Path,
+    data_dir: Any,
     dataset: str,
     encode: Encode,
     options: CodeOptions,
@@ -94,9 +94,9 @@ def write_codes(
 ) -> dict[str, float]:
     """Writes the codes of every split of `data_dir/dataset` that are missing; returns {"pictures", "seconds"} of this call and host.
 
-    encode gets at most `batch` pictures at a time. wait_for_others is called, with a name, when the first host has made the folder ready
-    and when this host's shards are there; the first host then writes the manifest. A picture that cannot be used has no codes: it is
-    listed in `codes/without_codes_<host>.jsonl`, and the manifest counts it.
+    data_dir is a local folder or an address. encode gets at most `batch` pictures at a time. wait_for_others is called, with a name, when
+    the first host has made the folder ready and when this host's shards are there; the first host then writes the manifest. A picture
+    that cannot be used has no codes: it is listed in `codes/without_codes_<host>.jsonl`, and the manifest counts it.
     Raises `DataError` when codes of other options are there and `rebuild` is off, or when image_px does not fit the stride.
     """
     if options.code_px % options.stride or options.image_px % 2:
@@ -104,6 +104,7 @@ def write_codes(
             f"image_px: found {options.image_px}, whose {options.area} area has {options.code_px} px, expected a multiple of "
             f"{options.stride}"
         )
+    data_dir = as_path(data_dir)
     manifest = load_json(data_dir / dataset / "manifest.json")
     if manifest.get("record") != "image":
         raise DataError(f"dataset {dataset} in {data_dir}: found {manifest.get('record')} records, expected image records to have codes")
@@ -111,7 +112,7 @@ def write_codes(
     folder = data_dir / dataset / CODES_FOLDER
     made_of = {**dataclasses.asdict(options), "dataset": manifest["options_hash"]}
     _check_options(folder, made_of, rebuild=rebuild)
-    if (folder / "manifest.json").exists() and not rebuild:
+    if exists(folder / "manifest.json") and not rebuild:
         progress(f"{folder}: already prepared")
         return {"pictures": 0, "seconds": 0.0}
     if host == 0:
@@ -119,15 +120,20 @@ def write_codes(
     wait_for_others("start")
     shards = list(_shards(manifest))
     mine = [shard for number, shard in enumerate(shards) if number % num_hosts == host]
-    missing = [shard for shard in mine if not (folder / shard.file).exists()]
+    there = names_in(folder)
+    missing = [shard for shard in mine if shard.file not in there]
     if len(missing) < len(mine):
         progress(f"{folder}: going on, {len(mine) - len(missing)} of {len(mine)} shards are there")
     total, done, began = sum(shard.records for shard in missing), 0, time.monotonic()
     said = began
-    with (folder / f"without_codes_{host}.jsonl").open("a", encoding="utf-8") as rejects:
-        for shard in missing:
-            partial = folder / f".{shard.file}.partial"
-            writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    listed = folder / f"without_codes_{host}.jsonl"
+    rejects = dict.fromkeys(_lines(listed) if listed.name in there else ())  # a shard that was begun again lists its pictures again
+    if listed.name not in there:
+        write_bytes(listed, b"")
+    for shard in missing:
+        known = len(rejects)
+        with written_whole(folder / shard.file) as local:
+            writer = array_record_module.ArrayRecordWriter(str(local), "group_size:1")
             for codes in _codes_of(data_dir, dataset, shard, encode, options, batch=batch, threads=threads, rejects=rejects):
                 writer.write(pack_codes(codes))
                 done += 1
@@ -136,8 +142,8 @@ def write_codes(
                     rate = done / (said - began)
                     progress(f"{dataset}: {done:,} of {total:,} pictures, {rate:.0f} a second, {(total - done) / rate:.0f} s left")
             writer.close()
-            rejects.flush()
-            os.replace(partial, folder / shard.file)
+            if len(rejects) > known:
+                write_bytes(listed, "".join(f"{line}\n" for line in rejects).encode())
     seconds = time.monotonic() - began
     wait_for_others("end")
     if host == 0:
@@ -147,37 +153,43 @@ def write_codes(
     return {"pictures": done, "seconds": seconds}
 
 
-def check_one_vqgan(data_dir: Path, dataset: str, vqgan: str) -> None:
+def check_one_vqgan(data_dir: Any, dataset: str, vqgan: str) -> None:
     """Raises `DataError` when records of `dataset` hold codes, or when another dataset of `data_dir` has codes of another VQGAN than the
     one with the digest `vqgan`: the folder's one vqgan.npz draws the codes of all."""
+    data_dir = as_path(data_dir)
     own = data_dir / dataset / "manifest.json"
-    if own.exists() and (count := load_json(own).get("num_codes")):
+    if exists(own) and (count := load_json(own).get("num_codes")):
         raise DataError(f"{data_dir}: dataset {dataset}: found {count} codes in its records, expected none; prepare it without codes first")
-    for note in sorted(data_dir.glob(f"*/{CODES_FOLDER}/options.json")):
-        name, found = note.parent.parent.name, load_json(note)["vqgan"]
-        if name != dataset and found != vqgan:
+    for name in sorted(names_in(data_dir) - {dataset}):
+        note = data_dir / name / CODES_FOLDER / "options.json"
+        if exists(note) and (found := load_json(note)["vqgan"]) != vqgan:
             raise DataError(
                 f"{data_dir}: dataset {name} has codes of the VQGAN {found[:12]}, expected those of {vqgan[:12]} as for {dataset}; "
                 f"remove {note.parent}, or give another --data_dir"
             )
 
 
-def _check_options(folder: Path, made_of: dict[str, Any], *, rebuild: bool) -> None:
+def _check_options(folder: Any, made_of: dict[str, Any], *, rebuild: bool) -> None:
     note = folder / "options.json"
-    old = load_json(note) if note.exists() and not rebuild else made_of
+    old = load_json(note) if exists(note) and not rebuild else made_of
     if old != made_of:
         changed = ", ".join(f"{key}: {old.get(key)} there, {value} now" for key, value in made_of.items() if old.get(key) != value)
         raise DataError(f"{folder} holds codes of other options ({changed}); add --rebuild to replace them")
 
 
-def _prepare_folder(folder: Path, made_of: dict[str, Any], *, rebuild: bool) -> None:
+def _prepare_folder(folder: Any, made_of: dict[str, Any], *, rebuild: bool) -> None:
     """Removes what is there where `rebuild`, and what a killed run left half written; notes the options before the first shard."""
-    folder.mkdir(exist_ok=True)
     if rebuild:
-        (folder / "manifest.json").unlink(missing_ok=True)  # first: without it nothing reads the rest
-    for path in folder.iterdir() if rebuild else folder.glob(".*.partial"):
-        path.unlink()
+        remove_file(folder / "manifest.json")  # first: without it nothing reads the rest
+        remove_folder(folder, last="options.json")
+    elif not is_remote(folder):  # a store shows nothing half written
+        for path in folder.glob(f".*{PARTIAL}"):
+            path.unlink()
     write_json(folder / "options.json", made_of)
+
+
+def _lines(path: Any) -> list[str]:
+    return read_bytes(path).decode().splitlines()
 
 
 def _shards(manifest: dict[str, Any]) -> Iterator[_Shard]:
@@ -189,7 +201,7 @@ def _shards(manifest: dict[str, Any]) -> Iterator[_Shard]:
 
 
 def _codes_of(
-    data_dir: Path, dataset: str, shard: _Shard, encode: Encode, options: CodeOptions, *, batch: int, threads: int, rejects: Any
+    data_dir: Any, dataset: str, shard: _Shard, encode: Encode, options: CodeOptions, *, batch: int, threads: int, rejects: dict[str, None]
 ) -> Iterator[np.ndarray | None]:
     """Yields the codes int [grid * grid] of each record, None for a picture that cannot be used. Pictures are decoded ahead, in threads."""
     source = open_records(data_dir, dataset, shard.split)
@@ -223,20 +235,19 @@ def _codes_of(
                         "found": item.found,
                         "expected": item.expected,
                     }
-                    rejects.write(json.dumps(line) + "\n")
+                    rejects[json.dumps(line)] = None
                     yield None
                 else:
                     yield next(codes)
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any], shards: list[_Shard], options: CodeOptions, made_of: dict[str, Any]) -> None:
+def _write_manifest(folder: Any, manifest: dict[str, Any], shards: list[_Shard], options: CodeOptions, made_of: dict[str, Any]) -> None:
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in manifest["splits"]}
-    for shard in shards:
-        path = folder / shard.file
-        splits[shard.split].append(
-            {"file": shard.file, "records": shard.records, "bytes": path.stat().st_size, "sha256": file_digest(path), "of": shard.source}
-        )
-    without = [line for path in sorted(folder.glob("without_codes_*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    sums = in_order(lambda path: (file_size(path), file_digest(path)), [folder / shard.file for shard in shards], remote=is_remote(folder))
+    for shard, (size, digest) in zip(shards, sums, strict=True):
+        splits[shard.split].append({"file": shard.file, "records": shard.records, "bytes": size, "sha256": digest, "of": shard.source})
+    lists = [name for name in names_in(folder) if name.startswith("without_codes_")]
+    without = {line for name in lists for line in _lines(folder / name)}
     write_json(
         folder / "manifest.json",
         {
@@ -244,7 +255,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], shards: list[_Shard]
             **dataclasses.asdict(options),
             "grid": options.grid,
             "options_hash": options_hash(made_of),
-            "without_codes": len(set(without)),  # a shard that was begun again lists its pictures again
+            "without_codes": len(without),
             "splits": {split: {"shards": found} for split, found in splits.items()},
         },
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -13,6 +15,7 @@ import pytest
 from processes import ROOT, TIMEOUT_S, run, run_together, started
 
 from ofa_jax.prepare import fixtures
+from tests.data.object_store import ObjectStore
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,17 @@ def test_another_vqgan_is_refused(folder):
     with started(command("refused"), folder, log) as process:
         assert process.wait(TIMEOUT_S) == 1
     assert "found another VQGAN" in log.read_text()
+
+
+@pytest.mark.full
+def test_codes_of_a_data_folder_in_a_store_are_those_of_a_local_one(folder):
+    fixtures.write(folder / "local")
+    with ObjectStore() as store:
+        store.put_folder(folder / "local", "gs://bucket/data")
+        run(command("local"), folder)
+        environment = os.environ | store.environment | {"XDG_CACHE_HOME": str(folder / "cache")}
+        for expected in ("codes of", "already prepared"):  # the second time it compares the VQGAN that is there
+            done = subprocess.run(command("gs://bucket/data"), cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
+        local = {str(path.relative_to(folder / "local")): path.read_bytes() for path in (folder / "local").rglob("*") if path.is_file()}
+        assert {name: store.get(f"gs://bucket/data/{name}") for name in store.names("gs://bucket/data")} == local

@@ -15,12 +15,14 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.data import storage
 from ofa_jax.data.codes import pack_codes, unpack_codes
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import Example, open_records
 from ofa_jax.metrics.baselines import encode_patches
 from ofa_jax.prepare import codes as stage
 from ofa_jax.prepare.manifest import verify
+from tests.data.object_store import Fault, ObjectStore
 
 CENTERS = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
 OPTIONS = stage.CodeOptions("some digest", num_codes=40, stride=4, image_px=64)
@@ -128,6 +130,39 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes_and_encodes_no_finished_sh
     assert f"going on, {len(finished)} of {len(SPLITS)} shards are there" in said[0]
     assert files(data) == files(whole)
     assert write(data)["pictures"] == 0
+
+
+def test_codes_in_a_store_are_those_of_a_disk(data, tmp_path, monkeypatch):
+    """Interrupted and gone on with, a picture without codes among them, while every seventh answer is an error."""
+    monkeypatch.setattr(storage, "WAIT_S", 0.01)
+    spoil(data, "validation", 1)
+    there = "gs://bucket/data"
+    with ObjectStore() as store:
+        for name, value in (store.environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
+            monkeypatch.setenv(name, value)
+        store.put_folder(data, there)
+        write(data)
+        store.faults = [Fault(status=503, every=7)]
+        calls = iter(range(99))
+
+        def failing(images: np.ndarray) -> np.ndarray:
+            if next(calls) == 7:
+                raise KeyboardInterrupt
+            return encode(images)
+
+        with pytest.raises(KeyboardInterrupt):
+            stage.write_codes(there, "easy_vqa", failing, OPTIONS, batch=7, progress=lambda _: None)
+        finished = [name for name in store.names(f"{there}/easy_vqa/codes") if name.startswith("codes-")]
+        before = {name: store.generation(f"{there}/easy_vqa/codes/{name}") for name in finished}
+        assert 0 < len(finished) < len(SPLITS)
+        stage.write_codes(there, "easy_vqa", encode, OPTIONS, batch=7, progress=lambda _: None)
+        assert {name: store.get(f"{there}/easy_vqa/codes/{name}") for name in store.names(f"{there}/easy_vqa/codes")} == files(data)
+        assert {name: store.generation(f"{there}/easy_vqa/codes/{name}") for name in finished} == before
+        found, expected = open_records(there, "easy_vqa", "train", codes=True).read(range(3)), records(data, "train", codes=True)[:3]
+        assert [one.codes.tolist() for one in found] == [one.codes.tolist() for one in expected]
+        with pytest.raises(DataError, match="vqgan: some digest there, another now"):
+            stage.write_codes(there, "easy_vqa", encode, dataclasses.replace(OPTIONS, vqgan="another"), batch=7)
+        assert store.faults[0].struck > 3
 
 
 def test_hosts_share_the_shards_and_the_first_writes_the_manifest(data, tmp_path):

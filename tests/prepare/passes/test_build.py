@@ -166,11 +166,14 @@ def test_what_is_there_stays_and_what_is_missing_is_made(source, built, tmp_path
     (folder / "passes" / "written" / f"{shards[1].name}.json").unlink()
     shards[1].write_bytes(b"half")
     (folder / f".{shards[1].name}.123.partial").write_bytes(b"half")
+    (folder / "passes" / ".gathered.partial").mkdir()
+    (folder / "passes" / ".gathered.partial" / "train-00000.jsonl").write_bytes(b"half")
     kept = shards[0].stat().st_mtime_ns
     _, said = run(source, tmp_path)
     assert digests(folder) == whole == digests(built[0])
     assert shards[0].stat().st_mtime_ns == kept
     assert any("write: going on, 2 of 3 are there" in line for line in said), said
+    assert not list(folder.rglob("*.partial"))
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"unfinished work of other options \(.*max_shard_records: 14 there, 5 now"):
         run(source, tmp_path, max_shard_records=5)
