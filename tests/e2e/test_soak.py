@@ -86,6 +86,7 @@ def test_sigterm_ends_it_cleanly_with_its_report(data: tuple[Path, dict[str, lis
     assert not left_behind(tmp_path / "run", shared)
 
 
+@pytest.mark.full
 def test_an_exception_ends_it_cleanly_with_one_sentence(data: tuple[Path, dict[str, list[str]]], tmp_path: Path):
     shared = shared_memory()
     process = start(data[0], tmp_path / "run", "--minutes=30", "--config.data.max_reject_fraction=0.001")

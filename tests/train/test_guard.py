@@ -175,6 +175,7 @@ def test_one_program_serves_good_and_bad_steps(stepped):
     assert stepped[1] == 1
 
 
+@pytest.mark.full
 def test_eight_devices_decide_as_one(stepped):
     mesh = make_mesh(ONE_BLOCK.mesh, devices=jax.devices()[:8])
     step, state = make_train_step(ONE_BLOCK, mesh, num_tasks=len(TASK_NAMES)), init_state(ONE_BLOCK, mesh)
@@ -297,6 +298,7 @@ def test_a_rewound_run_is_the_run_that_never_drew_what_was_skipped(rewound):
     assert_same(state, jax.device_get(clean))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kill_at", [4, 5, 7])
 def test_a_run_stopped_in_a_row_or_behind_a_rewind_decides_the_same(rewound, tmp_path, kill_at):
     """The signal comes in the first bad step, in the second, which decides the rewind, and behind it. A stop saves, within the row too."""
@@ -316,6 +318,7 @@ def test_a_run_stopped_in_a_row_or_behind_a_rewind_decides_the_same(rewound, tmp
     assert CheckpointManager(tmp_path, read_only=True).facts(6)["rewinds"] == [REWIND]
 
 
+@pytest.mark.full
 def test_rewinds_are_counted_over_the_lives_of_a_run(tmp_path):
     config = of_run(tmp_path, rewinds=1)
     first = run(config, ROW, [Events(kill_at=7)])

@@ -69,6 +69,7 @@ def objects_of(store: ObjectStore, address: str) -> dict[str, str]:
     return {name: hashlib.sha256(store.get(f"{address}/{name}")).hexdigest() for name in store.names(address)}
 
 
+@pytest.mark.full
 def test_a_store_with_faults_holds_the_files_of_a_local_build(store: ObjectStore, source: Path, local: dict[str, str]) -> None:
     store.faults = [Fault(status=503, every=5)]
     status, said = run(store, command(source, DATA, "--workers=2"))
@@ -120,6 +121,7 @@ def test_other_options_and_other_files_are_refused_and_rebuilt_only_where_ours(s
     assert status == 1 and f"--data_dir: found {tmp_path} on a disk of this machine, expected an address" in said, said
 
 
+@pytest.mark.full
 def test_pictures_of_evaluation_sets_in_the_store_are_kept_out(store: ObjectStore, source: Path, tmp_path: Path) -> None:
     own = write_tars(tmp_path / "evaluation", tars=1, samples=2)
     build = [*command(own, DATA)[:3], "webdataset", f"--source={own}", f"--data_dir={DATA}", "--dataset=held_out", "--row=caption"]

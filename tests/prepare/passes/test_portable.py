@@ -89,6 +89,7 @@ def digests(data_dir: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.full
 def test_workers_in_the_launcher_make_the_same_bytes(source: Path, direct: dict[str, str], job_endpoint: str, tmp_path: Path) -> None:
     flags = ("--runner=PortableRunner", f"--beam=--job_endpoint={job_endpoint}", "--beam=--environment_type=LOOPBACK")
     assert build(source, tmp_path, *flags) == (0, "")
