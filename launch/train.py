@@ -1,17 +1,19 @@
-"""Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--traceback]`.
+"""Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--allow=FIELD,...] [--traceback]`.
 
-The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. Exit codes: 0 done, 2 a
-mistake told in one sentence, 75 stopped by SIGTERM or SIGINT after saving (run it again to go on).
+The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. What would make it another run
+(a learning rate, the data) is refused unless --allow names it. Exit codes: 0 done, 2 a mistake told in one sentence, 75 stopped by
+SIGTERM or SIGINT after saving (run it again to go on).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ofa_jax.config.errors import ConfigError, UserError
+from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
 
 EXIT_MISTAKE = 2
 
@@ -24,7 +26,10 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         if traceback:
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, HungSaveError):
+            sys.stdout.flush()
+            os._exit(EXIT_MISTAKE)  # Python would wait for the threads of the save, which hang
         return EXIT_MISTAKE
 
 
@@ -33,8 +38,9 @@ def _train(argv: list[str]) -> int:
     from ofa_jax.config.load import load_run, run_folder
 
     config, rest = load_run(argv)
-    if len(rest) > 1:
-        raise ConfigError(f"command line: found {rest[1]}, expected --config=..., --config.a.b=value or --traceback")
+    allow = [name for word in rest[1:] if word.startswith("--allow=") for name in word.removeprefix("--allow=").split(",") if name]
+    if others := [word for word in rest[1:] if not word.startswith("--allow=")]:
+        raise ConfigError(f"command line: found {others[0]}, expected --config=..., --config.a.b=value, --allow=... or --traceback")
     check(config)  # before anything slow is imported or started
 
     import jax
@@ -86,7 +92,7 @@ def _train(argv: list[str]) -> int:
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
     try:
-        result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
+        result = train(config, pipeline, hooks, task_names=task_names, identity=identity, allow=allow)
     finally:
         pipeline.close()
     return EXIT_STOPPED if result.stopped else 0

@@ -28,11 +28,11 @@ from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import check_rows, make_mesh
 from ofa_jax.train.hooks import Hook
-from ofa_jax.train.initial import take_parameters
 from ofa_jax.train.interval import Interval
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.resume import check_resume
-from ofa_jax.train.state import TrainState, abstract_state, init_state, state_shardings, with_shardings
+from ofa_jax.train.saving import CheckpointEvents, Saving
+from ofa_jax.train.start import start_state
+from ofa_jax.train.state import TrainState, abstract_state
 from ofa_jax.train.step import StepMetrics, make_train_step, num_compilations, put_batch
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal after saving; the same command goes on
@@ -68,13 +68,14 @@ def train(
     *,
     task_names: Sequence[str],
     identity: dict[str, str] | None = None,
+    allow: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainResult:
     """Trains up to `config.steps`, from the newest checkpoint of the run where there is one, and returns the state reached.
 
     task_names: names by task id, for the metrics. identity: facts outside the config that a resumed run must share, by name.
-    devices: default all. SIGTERM or SIGINT finishes the step under way, saves and returns with `stopped`; a second SIGINT interrupts
-    at once. Raises `UserError` for what a user can mend.
+    allow: changes that a resumed run may have (`check_resume`). devices: default all. SIGTERM or SIGINT finishes the step under way,
+    saves and returns with `stopped`; a second SIGINT interrupts at once. Raises `UserError` for what a user can mend.
     """
     identity = dict(identity or {})
     mesh = make_mesh(config.mesh, devices=devices)
@@ -89,12 +90,17 @@ def train(
     parameters = objective.num_params(abstract.params)
     _say(f"devices {mesh.size} {kind} ({shape}), {hosts.count()} process(es)   parameters {parameters:,}")
     with contextlib.ExitStack() as stack:
-        manager = CheckpointManager(workdir, keep=config.checkpoint.keep)
+        manager = CheckpointManager(workdir, config.checkpoint)
         stack.callback(manager.close)
-        for name in manager.incomplete:
-            _say(f"checkpoints: {name} was cut off while it was written; ignored and deleted")
-        state = _start_state(config, manager, identity, mesh, abstract)
+        events = CheckpointEvents(workdir)
+        state, consents = start_state(
+            config, manager, identity=identity, mesh=mesh, abstract=abstract, allow=allow, events=events, say=_say
+        )
         step = int(state.step)
+        for consent in consents:
+            if consent["step"] == step:
+                events.write("allowed", **consent)
+        manager.prepare(state)
         if hosts.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(to_json(config))
@@ -102,25 +108,9 @@ def train(
             stack.callback(hook.close)
             hook.start(step)
         stop = stack.enter_context(_stop_flag())
-        run = _Run(config, mesh, manager, hooks=hooks, task_names=task_names, identity=identity, stop=stop)
+        saving = Saving(config, manager, events, identity=identity, consents=consents)
+        run = _Run(config, mesh, saving, hooks=hooks, task_names=task_names, stop=stop)
         return run.loop(state, step, pipeline)
-
-
-def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str, str], mesh: Mesh, abstract: TrainState) -> TrainState:
-    latest = manager.latest()
-    if latest is None:
-        _say("starting at step 0")
-        state = init_state(config, mesh)
-        if not config.init.checkpoint:
-            return state
-        state, said = take_parameters(config, state)
-        _say(said)
-        return state
-    where = f"checkpoint {manager.directory / str(latest)}"
-    check_resume(manager.run_config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
-    state = manager.restore(with_shardings(abstract, state_shardings(config, mesh)), step=latest)
-    _say(f"going on from step {latest} of {manager.directory}")
-    return state
 
 
 class _Run:
@@ -130,15 +120,14 @@ class _Run:
         self,
         config: AnyRun,
         mesh: Mesh,
-        manager: CheckpointManager,
+        saving: Saving,
         *,
         hooks: Sequence[Hook],
         task_names: Sequence[str],
-        identity: dict[str, str],
         stop: _Stop,
     ):
-        self.config, self.mesh, self.manager = config, mesh, manager
-        self.hooks, self.identity, self.stop = hooks, identity, stop
+        self.config, self.mesh, self.saving = config, mesh, saving
+        self.hooks, self.stop = hooks, stop
         self.objective = make_objective(config)
         self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
         self.interval = Interval(task_names)
@@ -154,6 +143,7 @@ class _Run:
         batches: BatchIterator | None = None
         try:
             while True:
+                self.saving.check()
                 last = step == config.steps
                 stopped = not last and self.stop.now(step)
                 if last or stopped:
@@ -197,6 +187,7 @@ class _Run:
             for hook in self.hooks:
                 numbers = hook.evaluate(step, state, last=last)
                 if numbers:
+                    self.saving.evaluated(step, numbers)
                     self._log({"step": step, "data_step": step, "time_s": self.interval.time_s(), **numbers})
 
     def _save_due(self, step: int) -> bool:
@@ -209,7 +200,7 @@ class _Run:
     def _save(self, step: int, state: TrainState, *, wait: bool) -> None:
         self._read()  # a run killed after this save does not make this step's record again
         with self.interval.excluded():
-            self.manager.save(step, state, config=self.config, identity=self.identity, wait=wait)
+            self.saving.save(step, state, wait=wait)
         self.saved_at = time.monotonic()
 
     def _read(self) -> None:
@@ -226,6 +217,7 @@ class _Run:
                 found = f"the training step was compiled {programs} times by step {step}"
                 raise RuntimeError(f"{found}, expected once: shapes or placements changed")
             record = {"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)}
+            record |= self.saving.numbers()
             for hook in self.hooks:
                 record |= hook.numbers(batch.data_step)
             self._log(record)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from train_case import BLOCKS, CONFIG, TASK_NAMES, Batches
 
+from ofa_jax.checkpoint.about import About
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.load import run_folder
@@ -123,27 +124,56 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_bit(straight, tmp_pa
 
 def test_another_run_in_the_same_folder_is_refused(straight):
     config, _, _ = straight
-    with pytest.raises(CheckpointError, match=r"seed: found 2, expected 1 as in checkpoint .*/checkpoints/4"):
+    with pytest.raises(CheckpointError, match=r"another run than checkpoint .*/checkpoints/4: seed: 1 -> 2; .*--allow=seed"):
         run(dataclasses.replace(config, seed=2))
 
 
-def test_what_may_change_on_resume():
-    def check(config, *, step=2, **identity):
-        check_resume(
-            CONFIG, config, step=step, where="checkpoint c", stored_identity={"tokenizer": "a"}, identity=identity or {"tokenizer": "a"}
-        )
+def verdict(config, *, step=2, stored=CONFIG, allow=(), about=None, **identity):
+    about = about or About(stored, {"tokenizer": "a", "data/d": "1"})
+    return check_resume(about, config, step=step, where="checkpoint c", identity={"tokenizer": "a", "data/d": "1"} | identity, allow=allow)
 
-    check(CONFIG)
-    check(dataclasses.replace(CONFIG, steps=400, log_every=7, workdir="elsewhere", checkpoint=CheckpointConfig(5, 5, 5)))
-    check(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat="full", layers="scan")))
+
+def test_what_may_change_on_resume():
+    assert verdict(CONFIG).said == ()
+    said = verdict(dataclasses.replace(CONFIG, steps=400, log_every=7, workdir="elsewhere", checkpoint=CheckpointConfig(5, 5, 5))).said
+    assert "changed, free: steps: 4 -> 400" in said and "changed, free: checkpoint.keep: 3 -> 5" in said
+    verdict(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat="full", layers="scan")))
     with pytest.raises(CheckpointError, match="steps: found 4, expected at least 9"):
-        check(CONFIG, step=9)
-    with pytest.raises(CheckpointError, match=r"model\.width: found 64, expected 32 as in checkpoint c"):
-        check(dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, width=64)))
-    with pytest.raises(CheckpointError, match=r"data\.blocks\.text"):
-        check(dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=BLOCKS[:2])))
-    with pytest.raises(CheckpointError, match="tokenizer: found b, expected a"):
-        check(CONFIG, tokenizer="b")
+        verdict(CONFIG, step=9)
+
+
+def test_everything_that_makes_another_run_is_shown_with_the_flag_that_allows_it():
+    rate = dataclasses.replace(CONFIG.optimizer, learning_rate=1.0)
+    changed = dataclasses.replace(CONFIG, optimizer=rate, log_every=9, seed=3, data=dataclasses.replace(CONFIG.data, blocks=BLOCKS[:2]))
+    with pytest.raises(CheckpointError) as error:
+        verdict(changed, tokenizer="b", **{"data/d": "2"})
+    sentence = str(error.value)
+    for part in ("seed: 1 -> 3", "optimizer.learning_rate: 0.003 -> 1.0", "data.blocks.text.rows: 8 -> (none)", "tokenizer: a -> b",
+                 "data/d: 1 -> 2", "(free: log_every: 1 -> 9)"):  # fmt: skip
+        assert part in sentence
+    flag = sentence.split("--allow=")[1].split()[0]
+    assert set(flag.split(",")) == {"seed", "optimizer.learning_rate", "data.blocks", "tokenizer", "data"}
+    with pytest.raises(CheckpointError, match="seed: 1 -> 3"):
+        verdict(changed, allow=["optimizer", "data", "tokenizer"], tokenizer="b", **{"data/d": "2"})
+    found = verdict(changed, allow=flag.split(","), tokenizer="b", **{"data/d": "2"})
+    assert "changed, allowed: seed: 1 -> 3" in found.said
+    (consent,) = found.consents
+    assert consent["step"] == 2 and "data/d: 1 -> 2" in consent["changes"] and "log_every: 1 -> 9" not in consent["changes"]
+    # Consents are of one resume: what the checkpoint says stays, what changes later has to be allowed again.
+    later = verdict(CONFIG, about=About(CONFIG, {"tokenizer": "a", "data/d": "1"}, consents=found.consents), allow=["seed"])
+    assert later.consents == found.consents and later.said == ("--allow=seed: nothing of it changed",)
+
+
+def test_another_objective_cannot_be_allowed():
+    with pytest.raises(CheckpointError, match="is of another model"):
+        verdict(dataclasses.replace(CONFIG, objective="picture_words"), allow=["objective"])
+
+
+def test_a_checkpoint_that_does_not_say_its_data_goes_on_and_says_so():
+    about = About(CONFIG, {"tokenizer": "a"}, format=1, unsaid=("digests of the data",))
+    assert "does not say: digests of the data" in verdict(CONFIG, about=about).said[0]
+    with pytest.raises(CheckpointError, match=r"data/d: \(none\) -> 1"):
+        verdict(CONFIG, about=About(CONFIG, {"tokenizer": "a"}))
 
 
 def test_checkpoints_by_steps_are_kept_and_a_cut_off_one_is_told(straight, tmp_path, capsys):
