@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from ofa_jax.checkpoint.about import About, from_metadata, to_metadata, versions
-from ofa_jax.checkpoint.digests import find_damage, write_digests
+from ofa_jax.checkpoint.digests import DIGESTS_FILE, find_damage, write_digests
 from ofa_jax.checkpoint.retention import BestOf
 from ofa_jax.checkpoint.staging import HostCopy, on_cpu
 from ofa_jax.checkpoint.trees import from_parts, like, nested, parts_of, walk
@@ -146,12 +146,7 @@ class CheckpointManager:
     def _score(self, step: int) -> float | None:
         """The number of a checkpoint that `keep_best` judges by; None where its state was not evaluated."""
         if step not in self._scores:
-            # Orbax asks in the middle of a save, where reading through it would wait for that save.
-            try:
-                said = json.loads((self.directory / str(step) / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-                self._scores[step] = dict(said.get("metrics", {})).get(self.plan.best_metric)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise _damaged(self.directory / str(step), error) from error
+            self._scores[step] = dict(self._said(step).get("metrics", {})).get(self.plan.best_metric)
         return self._scores[step]
 
     def _before_commit(self) -> None:
@@ -292,18 +287,14 @@ class CheckpointManager:
         found = ""
         folder = self.directory / str(step)
         try:
-            metadata = self._metadata(step)
-            if from_metadata(metadata.custom_metadata, folder=folder).format > 1:
-                found = find_damage(folder, metadata.custom_metadata, parts=parts, share=(hosts.index(), hosts.count()))
-            elif parts is None and not set(_NEVER_ADDED) <= set(metadata.metadata):
-                found = f"found the parts {', '.join(sorted(metadata.metadata))}, expected {', '.join(_NEVER_ADDED)} among them"
+            # Read without Orbax: a flipped bit in its metadata must not decide what is looked at.
+            said = self._said(step)
+            if said.get("format", 1) != 1 or (folder / DIGESTS_FILE).exists():
+                found = find_damage(folder, said, parts=parts, share=(hosts.index(), hosts.count()))
+            if not found and not set(_NEVER_ADDED) <= set(stored := self._metadata(step).metadata):
+                found = f"found the parts {', '.join(sorted(stored))}, expected {', '.join(_NEVER_ADDED)} among them"
         except DamagedError as error:
             found = _first_line(error)
-        except CheckpointError as error:  # metadata that is no longer ours, or newer than this program
-            if (folder / "digests.json").exists() and "format:" not in str(error):
-                found = _first_line(error)
-            else:
-                raise
         return next((text for text in map(bytes.decode, hosts.gather(found.encode())) if text), "")
 
     def move_aside(self, step: int) -> Path:
@@ -338,7 +329,7 @@ class CheckpointManager:
         fill = dict(fill or {})
         wanted = {part: tree for part, tree in parts_of(abstract_state).items() if part not in fill}
         self._check(step, wanted, extra=lambda part: part in without)
-        loaded = self._load(step, wanted) | {part: nested(tree) or {"value": tree} for part, tree in fill.items()}
+        loaded = self._load(step, wanted) | {part: nested(tree) for part, tree in fill.items()}
         return from_parts(abstract_state, loaded)
 
     def restore_params(
@@ -383,12 +374,20 @@ class CheckpointManager:
             raise CheckpointError(f"{self.directory}: found no checkpoint of step {step}, expected one of {', '.join(map(str, steps))}")
         return step
 
+    def _said(self, step: int) -> dict[str, Any]:
+        """Returns what a checkpoint says of itself, as it lies on disk."""
+        folder = self.directory / str(step)
+        try:
+            return dict(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(folder, f"its metadata cannot be read: {error}") from error
+
     def _metadata(self, step: int) -> Any:
         """Returns Orbax's description of a checkpoint: shapes and dtypes by part, and what it says of itself."""
         folder = self.directory / str(step)
         try:
             found = ocp.checkpointables_metadata(folder)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, error) from error
         for part, tree in found.metadata.items():
             if tree is None:  # Orbax logs why it could not read a part, and goes on

@@ -43,7 +43,7 @@ def nested(tree: Any) -> dict[str, Any]:
     """Returns one part as nested dicts."""
     out: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        _put(out, key_path_parts(path), leaf)
+        _put(out, key_path_parts(path) or ("value",), leaf)
     return out
 
 
@@ -53,7 +53,7 @@ def like(abstract: Any, tree: dict[str, Any]) -> Any:
     leaves = []
     for path, _ in flat:
         node: Any = tree
-        for name in key_path_parts(path):
+        for name in key_path_parts(path) or ("value",):
             node = node[name]
         leaves.append(node)
     return jax.tree_util.tree_unflatten(treedef, leaves)
