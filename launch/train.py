@@ -1,8 +1,9 @@
-"""Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--traceback]`.
+"""Trains a model: `python launch/train.py --config=configs/quickstart.py [--config.a.b=value ...] [--allow=FIELD,...] [--traceback]`.
 
-The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. Exit codes: 0 done, 2 a mistake
-told in one sentence, 65 data, 70 a bug, 71 out of memory, 74 checkpoints, 75 preempted (SIGTERM or SIGINT; saved, run it again to go on),
-76 losses that are not finite, 77 a hang (ofa_jax/monitor/exits.py). `lives_<host>.jsonl` in the run's folder has every start and end.
+The same command goes on from the newest checkpoint of the run's folder; on a pod it runs on every host. What would make it another run
+(a learning rate, the data) is refused unless --allow names it. Exit codes: 0 done, 2 a mistake told in one sentence, 65 data, 70 a bug,
+71 out of memory, 74 checkpoints, 75 preempted (SIGTERM or SIGINT; saved, run it again to go on), 76 losses that are not finite, 77 a hang
+(ofa_jax/monitor/exits.py). `lives_<host>.jsonl` in the run's folder has every start and end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from traceback import print_exc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.check import check
-from ofa_jax.config.errors import ConfigError, UserError
+from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
 from ofa_jax.monitor.exits import REASONS, Life, reason_of
@@ -40,7 +41,10 @@ def main(argv: list[str]) -> int:
         else:
             print_exc()
         if life.began:
-            print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr)
+            print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr, flush=True)
+        if isinstance(error, HungSaveError):
+            sys.stdout.flush()
+            os._exit(code)  # Python would wait for the threads of the save, which hang
         return code
 
 
@@ -54,8 +58,9 @@ def _hang(life: Life, said: str) -> None:
 def _train(argv: list[str], life: Life) -> str:
     """Trains and returns why it ended, a name of `REASONS`."""
     config, rest = load_run(argv)
-    if len(rest) > 1:
-        raise ConfigError(f"command line: found {rest[1]}, expected --config=..., --config.a.b=value or --traceback")
+    allow = [name for word in rest[1:] if word.startswith("--allow=") for name in word.removeprefix("--allow=").split(",") if name]
+    if others := [word for word in rest[1:] if not word.startswith("--allow=")]:
+        raise ConfigError(f"command line: found {others[0]}, expected --config=..., --config.a.b=value, --allow=... or --traceback")
     check(config)  # before anything slow is imported or started
 
     import jax
@@ -74,12 +79,12 @@ def _train(argv: list[str], life: Life) -> str:
     try:
         hosts.start(deadline_s=config.hang_s)
         heartbeat.enter(0, "start")
-        return _train_on_hosts(config, life, heartbeat)
+        return _train_on_hosts(config, life, heartbeat, allow)
     finally:
         heartbeat.close()
 
 
-def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat) -> str:
+def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: list[str]) -> str:
     """What follows once the hosts have found each other."""
     import jax
 
@@ -125,7 +130,7 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat) -> str:
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
     try:
-        result = train(config, pipeline, hooks, task_names=task_names, identity=identity)
+        result = train(config, pipeline, hooks, task_names=task_names, identity=identity, allow=allow)
     finally:
         pipeline.close()
     life.step = result.step

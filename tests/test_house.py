@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "tasks": ("config", "vocab", "data", "metrics"),
     "prepare": ("config", "vocab", "data", "tasks"),
     "models": ("config", "parallel"),
-    "checkpoint": ("config", "parallel"),
+    "checkpoint": ("config", "parallel", "__version__"),
     "decode": ("config", "parallel", "models", "vocab.trie"),
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),

@@ -22,6 +22,14 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete or of another model."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not what was saved. An older one may be whole."""
+
+
+class HungSaveError(CheckpointError):
+    """A save that was not done by its deadline. Its threads cannot be ended: whoever catches this leaves the process by `os._exit`."""
+
+
 class ConvertError(UserError):
     """Another program's file of weights that is missing, damaged, unsafe or of unknown format, or a state that cannot be written as one."""
 

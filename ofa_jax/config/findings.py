@@ -47,7 +47,7 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from at_least("seed", config.seed, 0)
     yield from positive("checkpoint.every_steps", config.checkpoint.every_steps)
     yield from at_least("checkpoint.every_s", config.checkpoint.every_s, 0)
-    yield from positive("checkpoint.keep", config.checkpoint.keep)
+    yield from _kept_findings(config)
     optimizer = config.optimizer
     yield from positive("optimizer.learning_rate", optimizer.learning_rate)
     yield from at_least("optimizer.end_learning_rate", optimizer.end_learning_rate, 0)
@@ -76,6 +76,30 @@ def frozen_findings(entries: Iterable[str], parts: Sequence[str]) -> Iterator[st
         first = entry.split("/")[0]
         if first not in parts and not re.search(r"[*?\[]", first):
             yield f"optimizer.frozen: found {entry}, expected parts of the model; {nearest(first, parts)}"
+
+
+def _kept_findings(config: AnyRun) -> Iterator[str]:
+    """What stays of the checkpoints, and how long one may take."""
+    plan, every = config.checkpoint, config.eval.every_steps
+    yield from positive("checkpoint.keep", plan.keep)
+    yield from positive("checkpoint.deadline_s", plan.deadline_s)
+    yield from at_least("checkpoint.keep_every", plan.keep_every, 0)
+    yield from at_least("checkpoint.keep_best", plan.keep_best, 0)
+    if plan.keep_every > 0 and plan.every_steps > 0:
+        why = "checkpoint.every_steps, where checkpoints are surely written"
+        yield from multiple("checkpoint.keep_every", plan.keep_every, plan.every_steps, why)
+    if bool(plan.keep_best) != bool(plan.best_metric):
+        yield (
+            f"checkpoint.best_metric: found {plan.best_metric!r} with checkpoint.keep_best={plan.keep_best}, expected both or neither: "
+            "a number of the evaluation, as eval/<metric>/<set>, and how many of the best stay"
+        )
+    elif plan.keep_best > 0 and not every:
+        yield f"checkpoint.keep_best: found {plan.keep_best} with eval.every_steps=0, expected an evaluation during training to judge by"
+    elif plan.keep_best > 0 and plan.every_steps > 0:
+        why = "checkpoint.every_steps, so that what is evaluated is saved"
+        yield from multiple("eval.every_steps", every, plan.every_steps, why)
+    if plan.lowest_is_best and not plan.keep_best:
+        yield "checkpoint.lowest_is_best: found true with checkpoint.keep_best=0, expected false where none is kept by its score"
 
 
 def data_findings(data: DataConfig) -> Iterator[str]:

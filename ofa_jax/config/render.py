@@ -17,7 +17,10 @@ from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.fields import describe, element_names, field_types, is_row_tuple, matches
 from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
 
-_UNSAID_WHEN_EMPTY = ("classes", "later_weights", "rand_augment", "stage_steps")
+_UNSAID_WHEN_EMPTY = (
+    "classes", "later_weights", "rand_augment", "stage_steps", "keep_every", "keep_best", "best_metric", "lowest_is_best",
+)  # fmt: skip
+_UNSAID_AS = {"deadline_s": 1_200.0}  # the schema's default, which few configs change
 _ONE_LINE = ("guard",)  # a policy that is read as a whole
 
 
@@ -83,7 +86,7 @@ def _walk(node: Any, prefix: str, lines: dict[str, str], *, named: bool = False)
                     lines[f"{path}.{key}"] = _row_text(element, named=named)
                 else:
                     _walk(element, f"{path}.{key}.", lines, named=named)
-        elif value or name not in _UNSAID_WHEN_EMPTY:
+        elif (value or name not in _UNSAID_WHEN_EMPTY) and value != _UNSAID_AS.get(name):
             lines[path] = _text(value, kind)
 
 

@@ -347,7 +347,12 @@ class MeshConfig:
 class CheckpointConfig:
     every_steps: int = 1_000
     every_s: float = 600.0  # also by time; 0: by steps only
-    keep: int = 3
+    keep: int = 3  # the newest stay
+    keep_every: int = 0  # and those of every n-th step, for ever; 0: none
+    keep_best: int = 0  # and so many of the best by `best_metric`, of those whose state was evaluated; 0: none
+    best_metric: str = ""  # a number of the evaluation during training, such as eval/cider/coco
+    lowest_is_best: bool = False
+    deadline_s: float = 1_200.0  # a save that takes longer ends the run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import AnyRun, BlockConfig, RunConfig, SourceConfig, VQGANRunConfig
+from ofa_jax.config.schema import AnyRun, BlockConfig, DataConfig, RunConfig, SourceConfig, VQGANRunConfig
 from ofa_jax.data.batch import Row
 from ofa_jax.data.codes import CODES_FOLDER
 from ofa_jax.data.pictures import picture_row
 from ofa_jax.data.pipeline import Pipeline, RowBuild
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.data.records import Record, RecordSource, existing_folder, load_codes_manifest, load_json, open_records
-from ofa_jax.data.storage import as_path
+from ofa_jax.data.storage import as_path, exists
 from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.negatives import load_negatives
 from ofa_jax.tasks.rows import RowBuilder
@@ -45,7 +47,9 @@ def training_pipeline(
         tokenizer = load_tokenizer(config.vocab)
         datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
         negatives = {dataset: load_negatives(directory, dataset) for dataset in datasets}
-        build_row, identity = RowBuilder(config.vocab, tokenizer, negatives, transform), {"tokenizer": tokenizer.digest}
+        build_row = RowBuilder(config.vocab, tokenizer, negatives, transform)
+        identity["tokenizer"] = tokenizer.digest
+    identity |= data_digests(config.data)
     return (
         Pipeline(
             config.data,
@@ -101,3 +105,23 @@ def _check_codes(config: RunConfig, folder: Any) -> None:
             f"{where}: found a codebook of {made['num_codes']} codes, expected at most vocab.num_codes={config.vocab.num_codes}; make the "
             "codes with another VQGAN, or set --config.vocab.num_codes"
         )
+
+
+def data_digests(data: DataConfig) -> dict[str, str]:
+    """Returns `data/<dataset>` -> a short digest of what its manifests say of the records and, where the run reads them, the image codes:
+    options, shards and their checksums. A dataset without a manifest is left out; opening it says what is wrong."""
+    found = {}
+    for dataset in sorted({source.dataset for block in data.blocks for source in block.sources}):
+        sources = [source for block in data.blocks for source in block.sources if source.dataset == dataset]
+        folder = as_path(data.dir) / dataset
+        paths = [folder / "manifest.json"]
+        if any(source.reads_codes for source in sources):
+            paths.append(folder / CODES_FOLDER / "manifest.json")
+        said = []
+        for path in filter(exists, paths):
+            manifest = load_json(path)
+            splits = {split: manifest.get("splits", {}).get(split) for split in sorted({source.split for source in sources})}
+            said.append([manifest.get("schema_version"), manifest.get("options_hash"), splits])
+        if said:
+            found[f"data/{dataset}"] = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    return found

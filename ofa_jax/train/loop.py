@@ -31,13 +31,13 @@ from ofa_jax.data.batch import Batch, Block
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import check_rows, make_mesh
-from ofa_jax.train.guard import BadStep, BadSteps, bad_step, describe_rewind, initial_guard, too_many
+from ofa_jax.train.guard import BadStep, BadSteps, bad_step, describe_rewind, too_many
 from ofa_jax.train.hooks import Hook
-from ofa_jax.train.initial import take_parameters
 from ofa_jax.train.interval import Interval
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.resume import check_resume
-from ofa_jax.train.state import TrainState, abstract_state, init_state, state_shardings, with_shardings
+from ofa_jax.train.saving import CheckpointEvents, Saving
+from ofa_jax.train.start import restore_state, start_state
+from ofa_jax.train.state import TrainState, abstract_state
 from ofa_jax.train.step import StepMetrics, make_train_step, num_compilations, put_batch
 
 
@@ -71,13 +71,14 @@ def train(
     *,
     task_names: Sequence[str],
     identity: dict[str, str] | None = None,
+    allow: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
 ) -> TrainResult:
     """Trains up to `config.steps`, from the newest checkpoint of the run where there is one, and returns the state reached.
 
     task_names: names by task id, for the metrics. identity: facts outside the config that a resumed run must share, by name.
-    devices: default all. SIGTERM or SIGINT finishes the step under way, saves and returns with `stopped`; a second SIGINT interrupts
-    at once. Raises `UserError` for what a user can mend.
+    allow: changes that a resumed run may have (`check_resume`). devices: default all. SIGTERM or SIGINT finishes the step under way,
+    saves and returns with `stopped`; a second SIGINT interrupts at once. Raises `UserError` for what a user can mend.
     """
     identity = dict(identity or {})
     mesh = make_mesh(config.mesh, devices=devices)
@@ -92,12 +93,17 @@ def train(
     parameters = objective.num_params(abstract.params)
     _say(f"devices {mesh.size} {kind} ({shape}), {hosts.count()} process(es)   parameters {parameters:,}")
     with contextlib.ExitStack() as stack:
-        manager = CheckpointManager(workdir, keep=config.checkpoint.keep)
+        manager = CheckpointManager(workdir, config.checkpoint)
         stack.callback(manager.close)
-        for name in manager.incomplete:
-            _say(f"checkpoints: {name} was cut off while it was written; ignored and deleted")
-        state = _start_state(config, manager, identity, mesh, abstract)
+        events = CheckpointEvents(workdir)
+        state, consents = start_state(
+            config, manager, identity=identity, mesh=mesh, abstract=abstract, allow=allow, events=events, say=_say
+        )
         step, data_step = int(state.step), int(state.data_step)
+        for consent in consents:
+            if consent["step"] == step:
+                events.write("allowed", **consent)
+        manager.prepare(state)
         if hosts.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(to_json(config))
@@ -107,41 +113,13 @@ def train(
         stop = stack.enter_context(_stop_flag())
         bad_steps = BadSteps(workdir, host=hosts.index(), data_step=data_step)
         stack.callback(bad_steps.close)
-        run = _Run(config, mesh, manager, hooks=hooks, task_names=task_names, identity=identity, stop=stop, bad_steps=bad_steps)
+        saving = Saving(config, manager, events, identity=identity, consents=consents)
+        run = _Run(config, mesh, saving, hooks=hooks, task_names=task_names, stop=stop, bad_steps=bad_steps)
         return run.loop(state, pipeline)
 
 
-def _start_state(config: AnyRun, manager: CheckpointManager, identity: dict[str, str], mesh: Mesh, abstract: TrainState) -> TrainState:
-    latest = manager.latest()
-    if latest is None:
-        _say("starting at step 0")
-        state = init_state(config, mesh)
-        if not config.init.checkpoint:
-            return state
-        state, said = take_parameters(config, state)
-        _say(said)
-        return state
-    where = f"checkpoint {manager.directory / str(latest)}"
-    check_resume(manager.run_config(latest), config, step=latest, where=where, stored_identity=manager.identity(latest), identity=identity)
-    state = _restore(config, manager, latest, mesh, abstract)
-    _say(f"going on from step {latest} of {manager.directory}")
-    return state
-
-
-def _restore(config: AnyRun, manager: CheckpointManager, step: int, mesh: Mesh, abstract: TrainState) -> TrainState:
-    """The saved state; the guard of one that was saved before there was a guard is a new one, and that is said. Older ones hold moments
-    of frozen parameters too."""
-    wanted = with_shardings(abstract, state_shardings(config, mesh))
-    spare = "opt_state" if config.optimizer.frozen else ""
-    if "guard" in manager.parts(step):
-        return manager.restore(wanted, step=step, spare=spare)
-    _say(f"checkpoint {manager.directory / str(step)} has no guard; it starts anew and judges nothing for {config.guard.window} updates")
-    state = manager.restore(dataclasses.replace(wanted, guard=None), step=step, spare=spare)
-    return dataclasses.replace(state, guard=_place(initial_guard(), wanted.guard))
-
-
 def _place(values: Any, like: Any) -> Any:
-    """Numbers put where the leaves of `like` say, as arrays of their types."""
+    """Numbers put where the arrays of `like` lie, as arrays of their types."""
     return jax.tree.map(lambda value, a: jax.device_put(np.asarray(value, a.dtype), a.sharding), values, like)
 
 
@@ -152,16 +130,15 @@ class _Run:
         self,
         config: AnyRun,
         mesh: Mesh,
-        manager: CheckpointManager,
+        saving: Saving,
         *,
         hooks: Sequence[Hook],
         task_names: Sequence[str],
-        identity: dict[str, str],
         stop: _Stop,
         bad_steps: BadSteps,
     ):
-        self.config, self.mesh, self.manager = config, mesh, manager
-        self.hooks, self.identity, self.stop, self.bad_steps = hooks, identity, stop, bad_steps
+        self.config, self.mesh, self.saving, self.manager = config, mesh, saving, saving.manager
+        self.hooks, self.stop, self.bad_steps = hooks, stop, bad_steps
         self.objective = make_objective(config)
         self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
         self.interval = Interval(task_names)
@@ -185,6 +162,7 @@ class _Run:
         turn, asked = 0, False
         try:
             while True:
+                self.saving.check()
                 turn += 1  # processes agree on the turn to stop at, which must come without gaps
                 asked |= self.stop.now(turn)
                 if self.bad is None and (asked or self._must_know(self._believed())):
@@ -258,7 +236,7 @@ class _Run:
             why = "there is no checkpoint to go back to"
         if why or target is None:
             raise too_many(bad, config=guard, path=self.bad_steps.path, why_no_rewind=why)
-        state = _restore(self.config, manager, target, self.mesh, abstract_state(self.config))
+        state = restore_state(self.config, manager, target, mesh=self.mesh, abstract=abstract_state(self.config))
         for step in steps:
             if step > target:
                 manager.delete(step)
@@ -294,6 +272,7 @@ class _Run:
             for hook in self.hooks:
                 numbers = hook.evaluate(step, state, last=last)
                 if numbers:
+                    self.saving.evaluated(step, numbers)
                     self._log({"step": step, "data_step": self.data_step, "time_s": self.interval.time_s(), **numbers})
 
     def _save_due(self, step: int) -> bool:
@@ -308,8 +287,7 @@ class _Run:
     def _save(self, step: int, state: TrainState, *, wait: bool) -> None:
         """Saves the state of `step`, whose numbers have been read: a run killed after this save does not make its record again."""
         with self.interval.excluded():
-            facts = {"data_step": self.data_step, "rewinds": self.rewinds}
-            self.manager.save(step, state, config=self.config, identity=self.identity, facts=facts, wait=wait)
+            self.saving.save(step, state, facts={"data_step": self.data_step, "rewinds": self.rewinds}, wait=wait)
         self.saved_at, self.saved_step = time.monotonic(), step
 
     def _read(self) -> None:
@@ -331,6 +309,7 @@ class _Run:
                 found = f"the training step was compiled {programs} times by step {step}"
                 raise RuntimeError(f"{found}, expected once: shapes or placements changed")
             record = {"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)}
+            record |= self.saving.numbers()
             for hook in self.hooks:
                 record |= hook.numbers(batch.data_step)
             self._log(record)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager
 from ofa_jax.config.errors import CheckpointError
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.schema import CheckpointConfig, RunConfig
 from ofa_jax.config.sizes import SIZES
 
 CONFIG = RunConfig(name="c", model=SIZES["nano"])
@@ -62,8 +62,8 @@ def assert_equal(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
-def save(workdir, step, state, **options):
-    manager = CheckpointManager(workdir, **options)
+def save(workdir, step, state):
+    manager = CheckpointManager(workdir)
     manager.save(step, state, config=CONFIG, identity={"tokenizer": "t"}, wait=True)
     manager.close()
 
@@ -94,7 +94,7 @@ def test_donated_buffers_do_not_reach_a_save_under_way(tmp_path):
 
 
 def test_the_newest_are_kept_and_a_saved_step_is_not_written_again(tmp_path):
-    manager = CheckpointManager(tmp_path, keep=2)
+    manager = CheckpointManager(tmp_path, CheckpointConfig(keep=2))
     for step in (1, 2, 3):
         manager.save(step, make_state(step=step), config=CONFIG)
     manager.save(3, make_state(step=3, add=50.0), config=CONFIG, wait=True)
@@ -113,10 +113,11 @@ def test_a_half_written_checkpoint_is_ignored_and_reported(tmp_path):
     (folder / "2" / COMMIT_MARKER).unlink()
     (folder / "5.orbax-checkpoint-tmp-1234").mkdir()
     reader = CheckpointManager(tmp_path, read_only=True)
-    assert (reader.latest(), reader.incomplete) == (1, ("2", "5.orbax-checkpoint-tmp-1234"))
+    assert (reader.latest(), reader.incomplete, reader.unmarked) == (1, ("5.orbax-checkpoint-tmp-1234",), ("2",))
     assert (folder / "2").exists()
     writer = CheckpointManager(tmp_path)
-    assert not (folder / "2").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]  # cut off: deleted; without its marker: moved aside
+    assert (folder / "2.damaged" / "params").is_dir()
     writer.save(2, make_state(step=2), config=CONFIG, wait=True)
     assert writer.latest() == 2
     writer.close()

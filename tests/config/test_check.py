@@ -59,6 +59,13 @@ BROKEN = {
     "guard.rewinds=-1": "guard.rewinds: found -1, expected at least 0",
     "eval.every_steps=-1": "eval.every_steps: found -1, expected at least 0",
     "checkpoint.keep=0": "checkpoint.keep: found 0",
+    "checkpoint.keep_every=-1": "checkpoint.keep_every: found -1, expected at least 0",
+    "checkpoint.keep_every=750": "checkpoint.keep_every: found 750, expected a multiple of 500 (checkpoint.every_steps, where checkpoints",
+    "checkpoint.keep_best=-1": "checkpoint.keep_best: found -1, expected at least 0",
+    "checkpoint.keep_best=2": "checkpoint.best_metric: found '' with checkpoint.keep_best=2, expected both or neither",
+    "checkpoint.best_metric=eval/vqa": "checkpoint.best_metric: found 'eval/vqa' with checkpoint.keep_best=0, expected both or neither",
+    "checkpoint.lowest_is_best=true": "checkpoint.lowest_is_best: found true with checkpoint.keep_best=0, expected false",
+    "checkpoint.deadline_s=0": "checkpoint.deadline_s: found 0.0, expected more than 0",
     "vocab.path=": "vocab.path: found nothing",
     "vocab.num_text=5": "vocab.num_text: found 5",
     "vocab.num_bins=1": "vocab.num_bins: found 1, expected at least 2",
@@ -236,3 +243,16 @@ def test_the_tables_agree_with_the_tasks():
     assert {kind: len(tasks) for kind, tasks in table.ROWS.items()} == {
         kind: count for kinds in SEQUENCES_PER_ITEM.values() for kind, count in kinds.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("every", "sentence"),
+    [
+        ("0", "checkpoint.keep_best: found 2 with eval.every_steps=0, expected an evaluation during training to judge by"),
+        ("750", "eval.every_steps: found 750, expected a multiple of 500 (checkpoint.every_steps, so that what is evaluated is saved)"),
+    ],
+)
+def test_the_best_checkpoints_need_an_evaluation_of_what_is_saved(nano, every, sentence):
+    flags = [("checkpoint.keep_best", "2"), ("checkpoint.best_metric", "eval/vqa_accuracy/a"), ("eval.every_steps", every)]
+    assert any(sentence in problem for problem in problems(override(nano, flags)))
+    assert not list(problems(override(nano, [*flags, ("eval.every_steps", "1000")])))
