@@ -146,8 +146,8 @@ class _Run:
         self.data_step = 0  # batches drawn
         self.unread: tuple[Batch, StepMetrics] | None = None  # a batch, and its numbers still on the device
         self.bad: BadStep | None = None  # the last of a row of bad steps that is too long
-        latest = manager.latest()
-        self.rewinds: list[dict[str, Any]] = [] if latest is None else manager.facts(latest).get("rewinds", [])
+        latest = self.manager.latest()
+        self.rewinds: list[dict[str, Any]] = [] if latest is None else self.manager.facts(latest).get("rewinds", [])
         self.saved_at, self.saved_step = time.monotonic(), -1
         if config.checkpoint.every_s > 0 and hosts.count() > 1:
             every = config.checkpoint

@@ -22,7 +22,7 @@ from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.guard import BadSteps, element_ranges, initial_guard, judge
 from ofa_jax.train.hooks import Evaluate, Hook, WriteDigests, WriteMetrics
 from ofa_jax.train.loop import train
-from ofa_jax.train.state import init_state
+from ofa_jax.train.state import abstract_state, init_state
 from ofa_jax.train.step import make_train_step, num_compilations, put_batch
 
 pytestmark = pytest.mark.usefixtures("compiled_programs")
@@ -339,9 +339,9 @@ def test_a_checkpoint_from_before_the_guard_goes_on(tmp_path, capsys):
     manager = CheckpointManager(run_folder(config))
     manager.save(2, dataclasses.replace(state, guard=None), config=dataclasses.replace(config, guard=GuardConfig()), wait=True)
     manager.close()
-    assert "guard" not in manager.parts()
+    assert manager.missing_parts(abstract_state(config), step=2) == ("guard",)
     result = run(config, {5: SPIKE})
-    assert "has no guard; it starts anew and judges nothing for 2 updates" in capsys.readouterr().out
+    assert "lacks a part of the state, filled in: guard with its initial values" in capsys.readouterr().out
     assert result.step == 6 and [line["data_step"] for line in lines(run_folder(config) / "bad_steps.jsonl")] == [5]
 
 
