@@ -75,12 +75,12 @@ class _Save:
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def follow(self, response: Any) -> None:
-        """Begins to wait for Orbax's answer. The thread is a daemon: a save that hangs must not keep the process."""
+    def follow(self, begin: Callable[[], Any]) -> None:
+        """Calls `begin`, which returns Orbax's answer, and waits for it, in a thread that does not keep the process when it hangs."""
 
         def wait() -> None:
             try:
-                response.result()
+                begin().result()
             except BaseException as error:  # noqa: BLE001 -- raised in the training thread, by whoever asks
                 self.error = error
             self.ended = time.monotonic()
@@ -201,7 +201,16 @@ class CheckpointManager:
             if not wait:
                 self.prepare(state)
             copied = self._copy.take(state) if self._copy is not None else state
-            self._save.follow(self._writer.save_checkpointables_async(step, parts_of(copied), force=True, custom_metadata=metadata))
+            parts, writer = parts_of(copied), self._writer
+
+            def begin() -> Any:
+                return writer.save_checkpointables_async(step, parts, force=True, custom_metadata=metadata)
+
+            if self._copy is not None and hosts.count() == 1:
+                self._save.follow(begin)  # the state is copied; with several processes Orbax must be called in the same order by all
+            else:
+                response = begin()
+                self._save.follow(lambda: response)
             self._save.blocked_s = time.monotonic() - began
         if wait:
             self.wait()
