@@ -169,7 +169,7 @@ class CheckpointManager:
 
     def prepare(self, state: Any) -> None:
         """Takes the memory that saves of such a state need, so that the first blocks no longer than the others. Needs not be called."""
-        if self._copy is None and on_cpu(state):
+        if on_cpu(state) and (self._copy is None or not self._copy.fits(state)):
             self._copy = HostCopy(state)
 
     def save(
@@ -200,13 +200,14 @@ class CheckpointManager:
             self._save = _Save(step, metadata, began)
             if not wait:
                 self.prepare(state)
-            copied = self._copy.take(state) if self._copy is not None else state
+            usable = self._copy is not None and self._copy.fits(state)
+            copied = self._copy.take(state) if usable else state
             parts, writer = parts_of(copied), self._writer
 
             def begin() -> Any:
                 return writer.save_checkpointables_async(step, parts, force=True, custom_metadata=metadata)
 
-            if self._copy is not None and hosts.count() == 1:
+            if usable and hosts.count() == 1:
                 self._save.follow(begin)  # the state is copied; with several processes Orbax must be called in the same order by all
             else:
                 response = begin()
