@@ -34,7 +34,8 @@ from ofa_jax.parallel import hosts
 COMMIT_MARKER = "commit_success.txt"
 DAMAGED = ".damaged"  # behind the name of a folder that was moved aside
 _TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's, behind the name of a folder that is being written
-_NEVER_ADDED = ("params", "opt_state", "counters")  # parts that every checkpoint has: one that lacks them is damaged
+_ALWAYS_THERE = ("params", "counters")  # parts of every checkpoint, that of imported weights too
+_NEVER_ADDED = (*_ALWAYS_THERE, "opt_state")  # parts of every state that was trained: none is filled in
 _MARGIN_S = 60.0  # Orbax gives up so much later than we do, so that it is our sentence that is read
 
 
@@ -301,8 +302,8 @@ class CheckpointManager:
             said = self._said(step)
             if said.get("format", 1) != 1 or (folder / DIGESTS_FILE).exists():
                 found = find_damage(folder, said, parts=parts, share=(hosts.index(), hosts.count()))
-            if not found and not set(_NEVER_ADDED) <= set(stored := self._metadata(step).metadata):
-                found = f"found the parts {', '.join(sorted(stored))}, expected {', '.join(_NEVER_ADDED)} among them"
+            elif not set(_ALWAYS_THERE) <= set(stored := self._metadata(step).metadata):
+                found = f"found the parts {', '.join(sorted(stored))}, expected {', '.join(_ALWAYS_THERE)} among them"
         except DamagedError as error:
             found = _first_line(error)
         return next((text for text in map(bytes.decode, hosts.gather(found.encode())) if text), "")
