@@ -34,7 +34,8 @@ from ofa_jax.parallel import hosts
 COMMIT_MARKER = "commit_success.txt"
 DAMAGED = ".damaged"  # behind the name of a folder that was moved aside
 _TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's, behind the name of a folder that is being written
-_NEVER_ADDED = ("params", "opt_state", "counters")  # parts that every checkpoint has: one that lacks them is damaged
+_ALWAYS_THERE = ("params", "counters")  # parts of every checkpoint, that of imported weights too
+_NEVER_ADDED = (*_ALWAYS_THERE, "opt_state")  # parts of every state that was trained: none is filled in
 _MARGIN_S = 60.0  # Orbax gives up so much later than we do, so that it is our sentence that is read
 
 
@@ -75,12 +76,12 @@ class _Save:
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def follow(self, response: Any) -> None:
-        """Begins to wait for Orbax's answer. The thread is a daemon: a save that hangs must not keep the process."""
+    def follow(self, begin: Callable[[], Any]) -> None:
+        """Calls `begin`, which returns Orbax's answer, and waits for it, in a thread that does not keep the process when it hangs."""
 
         def wait() -> None:
             try:
-                response.result()
+                begin().result()
             except BaseException as error:  # noqa: BLE001 -- raised in the training thread, by whoever asks
                 self.error = error
             self.ended = time.monotonic()
@@ -169,7 +170,7 @@ class CheckpointManager:
 
     def prepare(self, state: Any) -> None:
         """Takes the memory that saves of such a state need, so that the first blocks no longer than the others. Needs not be called."""
-        if self._copy is None and on_cpu(state):
+        if on_cpu(state) and (self._copy is None or not self._copy.fits(state)):
             self._copy = HostCopy(state)
 
     def save(
@@ -208,8 +209,18 @@ class CheckpointManager:
             self._save = _Save(step, metadata, began)
             if not wait:
                 self.prepare(state)
-            copied = self._copy.take(state) if self._copy is not None else state
-            self._save.follow(self._writer.save_checkpointables_async(step, parts_of(copied), force=True, custom_metadata=metadata))
+            usable = self._copy is not None and self._copy.fits(state)
+            copied = self._copy.take(state) if usable else state
+            parts, writer = parts_of(copied), self._writer
+
+            def begin() -> Any:
+                return writer.save_checkpointables_async(step, parts, force=True, custom_metadata=metadata)
+
+            if usable and hosts.count() == 1:
+                self._save.follow(begin)  # the state is copied; with several processes Orbax must be called in the same order by all
+            else:
+                response = begin()
+                self._save.follow(lambda: response)
             self._save.blocked_s = time.monotonic() - began
         if wait:
             self.wait()
@@ -310,8 +321,8 @@ class CheckpointManager:
             said = self._said(step)
             if said.get("format", 1) != 1 or (folder / DIGESTS_FILE).exists():
                 found = find_damage(folder, said, parts=parts, share=(hosts.index(), hosts.count()))
-            if not found and not set(_NEVER_ADDED) <= set(stored := self._metadata(step).metadata):
-                found = f"found the parts {', '.join(sorted(stored))}, expected {', '.join(_NEVER_ADDED)} among them"
+            elif not set(_ALWAYS_THERE) <= set(stored := self._metadata(step).metadata):
+                found = f"found the parts {', '.join(sorted(stored))}, expected {', '.join(_ALWAYS_THERE)} among them"
         except DamagedError as error:
             found = _first_line(error)
         return next((text for text in map(bytes.decode, hosts.gather(found.encode())) if text), "")

@@ -30,7 +30,7 @@ class HostCopy:
 
     def __init__(self, state: Any):
         """Takes memory for the shards of this process, once each; a thread touches it, so that the first copy is as fast as the others."""
-        shards = [(leaf.dtype, data.shape) for leaf in jax.tree.leaves(state) for _, data in _own_shards(leaf)]
+        self._shards = shards = _described(state)
         sizes = [int(np.prod(shape)) * dtype.itemsize for dtype, shape in shards]
         starts = np.concatenate([[0], np.cumsum([-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes], dtype=np.int64)])
         memory = mmap.mmap(-1, max(int(starts[-1]), 1))
@@ -44,6 +44,10 @@ class HostCopy:
             for start, size, (dtype, shape) in zip(starts, sizes, shards, strict=False)
         ]
 
+    def fits(self, state: Any) -> bool:
+        """Returns whether `state` has the shards that the memory was taken for."""
+        return _described(state) == self._shards
+
     def take(self, state: Any) -> Any:
         """Returns a copy of `state`, of the shapes it was made for, on the same devices. Returns when it is made."""
         self._touching.join()
@@ -55,6 +59,10 @@ class HostCopy:
                 done.result()
         buffers = iter(self._buffers)
         return jax.tree.unflatten(tree, [_array(leaf, buffers) for leaf in leaves])
+
+
+def _described(state: Any) -> list[tuple[np.dtype, tuple[int, ...]]]:
+    return [(leaf.dtype, data.shape) for leaf in jax.tree.leaves(state) for _, data in _own_shards(leaf)]
 
 
 def _own_shards(leaf: jax.Array) -> list[tuple[Any, jax.Array]]:

@@ -33,6 +33,23 @@ def test_a_mistake_is_one_sentence(arguments, words, capsys, monkeypatch):
         train.main(["launch/train.py", *arguments, "--traceback"])
 
 
+def test_a_save_that_hangs_does_not_keep_the_process(tmp_path):
+    """Python waits for threads at its end, and those of a save that hangs end never."""
+    program = f"""
+import sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+from launch import train
+from ofa_jax.config.errors import HungSaveError
+def hang(argv):
+    threading.Thread(target=threading.Event().wait).start()
+    raise HungSaveError("the save of step 3 is not done")
+train._train = hang
+sys.exit(train.main(["launch/train.py"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (train.EXIT_MISTAKE, "HungSaveError: the save of step 3 is not done\n")
+
+
 def test_the_script_runs_from_anywhere(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "launch" / "train.py"), "--config=nowhere.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
