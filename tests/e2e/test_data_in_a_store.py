@@ -31,6 +31,7 @@ def store(tmp_path: Path, monkeypatch) -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.mark.full
 def test_a_run_on_a_bucket_sees_the_batches_of_a_folder(store: ObjectStore, tmp_path: Path):
     run(command("remote", *BUCKET, "--config.data.num_workers=1", steps=STEPS), tmp_path)
     assert min(fault.struck for fault in store.faults) > 0

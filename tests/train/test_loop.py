@@ -239,6 +239,7 @@ def test_a_save_that_failed_stops_the_run_at_the_next_step(straight, tmp_path, m
     assert [event for event in events.events if event[0] == "batch"] == [("batch", 0), ("batch", 1), ("batch", 2)]
 
 
+@pytest.mark.full
 def test_training_goes_on_during_a_save_whose_times_are_logged(straight, tmp_path, monkeypatch):
     """The save of step 3 is held until the batch of step 5 is taken: step 4 is made while it is under way."""
     release, done = threading.Event(), []
@@ -281,6 +282,7 @@ def test_a_consent_is_kept_in_later_checkpoints(straight, tmp_path):
     assert CheckpointManager(run_folder(config), read_only=True).about(3).consents == about.consents
 
 
+@pytest.mark.full
 def test_an_average_begins_with_the_parameters_where_it_is_allowed_to(straight, tmp_path, capsys):
     plain = dataclasses.replace(ONE_BLOCK.optimizer, ema_decay=0.0)
     config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path / "{name}"), steps=1, optimizer=plain)
@@ -292,6 +294,7 @@ def test_an_average_begins_with_the_parameters_where_it_is_allowed_to(straight, 
     assert run(dataclasses.replace(config, steps=3), allow=["optimizer.ema_decay"]).state.ema is None
 
 
+@pytest.mark.full
 def test_the_best_checkpoint_stays(straight, tmp_path):
     plan = CheckpointConfig(1, 0.0, 1, keep_best=1, best_metric="eval/accuracy/a")
     config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path / "{name}"), checkpoint=plan)
