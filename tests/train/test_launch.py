@@ -40,14 +40,14 @@ import sys, threading
 sys.path.insert(0, {str(ROOT)!r})
 from launch import train
 from ofa_jax.config.errors import HungSaveError
-def hang(argv):
+def hang(argv, life):
     threading.Thread(target=threading.Event().wait).start()
     raise HungSaveError("the save of step 3 is not done")
 train._train = hang
 sys.exit(train.main(["launch/train.py"]))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (train.EXIT_MISTAKE, "HungSaveError: the save of step 3 is not done\n")
+    assert (done.returncode, done.stderr) == (REASONS["checkpoint"].code, "HungSaveError: the save of step 3 is not done\n")
 
 
 def test_the_script_runs_from_anywhere(tmp_path):
