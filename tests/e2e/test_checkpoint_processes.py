@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from checkpoint_program import CONFIG, abstract, placed, spread, values
 from processes import run_together
 
@@ -27,6 +28,7 @@ def assert_saved(manager, step, devices):
     return state
 
 
+@pytest.mark.full
 def test_one_device_eight_devices_two_processes_and_back(tmp_path):
     manager = CheckpointManager(tmp_path)
     manager.save(1, placed(spread(jax.devices()[:1])), config=CONFIG)

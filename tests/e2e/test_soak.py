@@ -63,6 +63,7 @@ def check_lists(workdir: Path, damaged: dict[str, list[str]], batches: int) -> i
     return epochs
 
 
+@pytest.mark.full
 def test_a_soak_lists_damaged_records_once_an_epoch_and_ends_cleanly(data: tuple[Path, dict[str, list[str]]], tmp_path: Path):
     folder, damaged = data
     shared = shared_memory()

@@ -236,6 +236,7 @@ def test_a_run_makes_its_updates_in_spite_of_bad_batches(tmp_path, capsys):
     assert "launch/show.py --config=... --data_step=4" in printed
 
 
+@pytest.mark.full
 def test_a_row_of_bad_steps_ends_the_run(tmp_path):
     config = of_run(tmp_path)
     workdir = run_folder(config)
@@ -272,6 +273,7 @@ def rewound(tmp_path_factory, compiled_programs):
     return config, jax.device_get(result.state), events
 
 
+@pytest.mark.full
 def test_a_rewind_goes_on_from_the_checkpoint_with_later_batches(rewound):
     config, state, events = rewound
     workdir = run_folder(config)
@@ -288,6 +290,7 @@ def test_a_rewind_goes_on_from_the_checkpoint_with_later_batches(rewound):
     assert {step: manager.facts(step)["rewinds"] for step in manager.steps()} == {3: [], 6: [REWIND]}
 
 
+@pytest.mark.full
 def test_a_rewound_run_is_the_run_that_never_drew_what_was_skipped(rewound):
     config, state, _ = rewound
     mesh = make_mesh(config.mesh, devices=jax.devices()[:1])

@@ -269,6 +269,7 @@ def test_training_goes_on_during_a_save_whose_times_are_logged(straight, tmp_pat
     assert all(0 < event["blocked_s"] <= event["save_s"] for event in saved)
 
 
+@pytest.mark.full
 def test_a_consent_is_kept_in_later_checkpoints(straight, tmp_path):
     config = dataclasses.replace(ONE_BLOCK, workdir=str(tmp_path / "{name}"), steps=1)
     run(config, identity={"data/d": "1"})
