@@ -71,7 +71,7 @@ def gradients(config, params, stats, *, count, devices):
     )
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.full), "frozen"])
 def test_micro_batches_have_the_gradients_of_the_batch(x64: None, norm):
     config = dataclasses.replace(EXACT, model=dataclasses.replace(STILL, image_norm=norm))
     state = jax.device_get(init_state(config, make_mesh(config.mesh, devices=jax.devices()[:1])))
@@ -94,6 +94,7 @@ def test_a_micro_batch_has_rows_of_every_device_that_were_neighbours():
         jax.eval_shape(lambda blocks: split_batch(blocks, count=3, mesh=mesh), blocks)
 
 
+@pytest.mark.full
 def test_a_step_of_micro_batches_is_one_program_with_less_memory():
     """With dropout and sampled patches, drawn by each micro-batch for itself: the loss differs by that alone."""
     losses, memory = [], []
