@@ -2,7 +2,8 @@
 
 It is arithmetic on the config, without an array or a trace. Sums, norms, softmax and activations are not counted, as is usual where a
 rate is compared with the peak of a chip's matrix units (PaLM, appendix B). Tests compare a forward pass with the products of the
-traced model exactly, and a training step's, convolutions left out, within one in a hundred. What batch norm, dropout or rematerialisation do again or beside is no work of the model and not counted either.
+traced model exactly, and a training step's, convolutions left out, within one in a hundred. What batch norm, dropout or
+rematerialisation do again or beside is no work of the model and not counted either.
 """
 
 from __future__ import annotations
