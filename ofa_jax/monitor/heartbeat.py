@@ -8,12 +8,12 @@ the process with the exit code of a hang. The others come to the same end by the
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import json
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +51,19 @@ def slowest(beats: list[Beat], *, now: float) -> str:
     last = min(beats, key=lambda beat: (beat.step, beat.written))
     since, silent = now - last.since, now - last.written
     return f"host {last.host} is last: step {last.step}, {last.phase} since {since:.0f} s, last heard of {silent:.0f} s ago"
+
+
+def thread_stacks() -> str:
+    """Returns the stack of every Python thread of this process by the thread's name, the main thread's first, outermost call first.
+
+    (faulthandler starts with the newest thread and stops after a hundred, and so leaves out the very one that hangs.)
+    """
+    main, frames = threading.main_thread().ident, sys._current_frames()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for ident in sorted(frames, key=lambda ident: (ident != main, ident)):
+        parts.append(f"thread {names.get(ident, 'of another library')} ({ident:#x}):\n" + "".join(traceback.format_stack(frames[ident])))
+    return "\n".join(parts)
 
 
 class Heartbeat:
@@ -118,9 +131,12 @@ class Heartbeat:
 
     def _report(self, step: int, phase: str, took: float, limit: float) -> None:
         path = self._workdir / f"hang_{self._host}.txt"
-        with path.open("w", encoding="utf-8") as file:
-            faulthandler.dump_traceback(file)
-        faulthandler.dump_traceback(sys.stderr)
+        stacks = thread_stacks()
+        print(stacks, file=sys.stderr)
+        try:
+            path.write_text(stacks, encoding="utf-8")
+        except OSError as error:  # the disk may be what hangs the run; it ends all the same
+            print(f"{path} cannot be written: {error}", file=sys.stderr)
         now = time.time()
         beats = read_beats(self._workdir)
         behind = slowest(beats, now=now)

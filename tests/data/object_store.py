@@ -11,6 +11,7 @@ Objects lie in memory. The API: https://cloud.google.com/storage/docs/json_api/v
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -91,6 +92,7 @@ class ObjectStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self._server.close_connections()
         self._thread.join()
 
     @property
@@ -217,6 +219,23 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], store: ObjectStore):
         super().__init__(address, _Handler)
         self.store = store
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """As always, and remembers the connection."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """As always, and forgets the connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        """Ends the connections that clients keep open, and with each the thread that waits for its next request."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # it went away meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is nothing to report."""

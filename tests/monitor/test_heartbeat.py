@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from ofa_jax.monitor.heartbeat import Beat, Heartbeat, read_beats, slowest
+from ofa_jax.monitor.heartbeat import Beat, Heartbeat, read_beats, slowest, thread_stacks
 
 
 def wait_for(condition) -> None:
@@ -45,6 +45,20 @@ def test_a_step_beyond_its_deadline_dumps_stacks_and_names_the_last_host(tmp_pat
     stacks = (tmp_path / "hang_0.txt").read_text()
     assert "test_a_step_beyond_its_deadline" in stacks and "heartbeat" in stacks
     watch.close()
+
+
+def test_stacks_begin_with_the_main_thread_however_many_there_are():
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, name=f"idle-{number}") for number in range(150)]
+    for thread in threads:
+        thread.start()
+    stacks = thread_stacks()
+    done.set()
+    for thread in threads:
+        thread.join()
+    main, *others = stacks.split("\nthread ")
+    assert main.startswith("thread MainThread (0x") and "test_stacks_begin_with_the_main_thread" in main
+    assert {f"idle-{number}" for number in range(150)} <= {other.split()[0] for other in others}
 
 
 def test_other_phases_may_take_longer(tmp_path: Path):
