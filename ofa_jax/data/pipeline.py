@@ -251,7 +251,7 @@ class Pipeline:
             try:
                 read.append(_retry_io(partial(records.__getitem__, index), what))
             except RecordError as error:
-                read.append(error)
+                read.append(error.with_traceback(None))  # which would hold this list, and it the error, until the collector comes by
         return read
 
     def _make_row(self, block: BlockConfig, block_index: int, element: int, draw: Draw, record: Record | RecordError) -> tuple[Row, Origin]:
@@ -264,14 +264,15 @@ class Pipeline:
             if retry:
                 index = self._drawn[block_index][draw.source].at(int(generator.integers(self._drawn[block_index][draw.source].num_records)))
                 [record] = self._read(source, [index])
-            try:
-                if isinstance(record, RecordError):
-                    raise record
-                row = self._build_row(block, source, record, generator)
-                return row, Origin(source, element, index, record.record_id, tuple(rejects))
-            except RecordError as error:
-                rejects.append(Reject(error.dataset, error.record, error.reason, error.field, error.found, error.expected, retry))
-                last = error
+            if isinstance(record, RecordError):
+                last = record
+            else:
+                try:
+                    row = self._build_row(block, source, record, generator)
+                    return row, Origin(source, element, index, record.record_id, tuple(rejects))
+                except RecordError as error:
+                    last = error.with_traceback(None)  # which would hold this frame with its record, and it the error
+            rejects.append(Reject(last.dataset, last.record, last.reason, last.field, last.found, last.expected, retry))
         raise DataError(
             f"block {block.name}: row {element}: {MAX_REDRAWS + 1} draws from {_name(source)} gave no usable record; the last one: {last}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from ofa_jax.data.batch import Batch
 
 STOP_GRACE_S = 5.0  # after which a worker process that was told to stop is killed
 _POLL_S = 0.05
-_TRIM_EVERY = 16  # batches of a worker
+_TIDY_EVERY = 16  # batches of a worker
 
 
 class MakesBatches(Protocol):
@@ -141,12 +142,20 @@ def _work(pickled_pipeline: bytes, first: int, stride: int, sending: Connection,
             _send_made(sending, made)
         except OSError:  # the consumer closed
             return
-        if (step - first) // stride % _TRIM_EVERY == 0:
-            _trim_heap()
+        if step == first:
+            gc.collect()
+            gc.freeze()  # vocabularies and libraries, a million objects that live as long as the process: no collection walks them again
+        elif (step - first) // stride % _TIDY_EVERY == 0:
+            _tidy()
 
 
-def _trim_heap() -> None:
-    """Gives free pages of the heap back, where the C library can: between records of all sizes it would grow by some MB an hour."""
+def _tidy() -> None:
+    """Gives memory back that nobody uses: objects that hold each other, and free pages of the heap, where the C library can.
+
+    Left to themselves both come back late: the oldest generation is collected once it has grown by a quarter, and between records of
+    all sizes the heap would grow by some MB an hour.
+    """
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 from pathlib import Path
@@ -125,6 +126,29 @@ def test_rejected_records_are_replaced_from_their_own_source_and_reported_again_
         rejects += len(batch.rejects)
     # 84 pictures, three quarters of them from 23 of which 2 are bad, and 84 texts, of 40 of which one is bad
     assert 4 <= rejects <= 16
+
+
+def test_rejected_records_leave_no_cycles_behind():
+    """An exception that is kept holds the frames that it came through; a cycle of both would keep pictures for hours."""
+
+    def picky(block, source, record: Record, draw) -> object:
+        if draw.random() < 0.3:
+            raise RecordError(dataset=source.dataset, record=record.record_id, reason="mood", field="row", found="bad", expected="good")
+        return build_row(block, source, record, draw)
+
+    pipeline = make(build_row=picky)
+    pipeline.batch(0)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        assert {reject.reason for step in range(1, 8) for reject in pipeline.batch(step).rejects} > {"mood"}
+        gc.collect()
+        assert not [kept for kept in gc.garbage if isinstance(kept, RecordError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_a_rejection_by_the_row_builder_counts_too():
