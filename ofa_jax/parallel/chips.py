@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ofa_jax.config.errors import ConfigError, nearest
+
 _TPU = "https://cloud.google.com/tpu/docs/"
 _H100 = "https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
@@ -44,3 +46,11 @@ _BY_KIND = {kind: chip for chip in CHIPS for kind in chip.kinds}
 def chip_of(device_kind: str) -> Chip | None:
     """Returns the row of `jax.Device.device_kind`, or None where it is not in the table (a CPU, another accelerator)."""
     return _BY_KIND.get(device_kind)
+
+
+def chip_named(name: str) -> Chip:
+    """Returns the row called `name` ("TPU v5e"), or of the device kind `name`. Raises `ConfigError` where there is none."""
+    found = next((chip for chip in CHIPS if chip.name == name), None) or chip_of(name)
+    if found is None:
+        raise ConfigError(f"chip: found {name!r}, expected one of the table; {nearest(name, [chip.name for chip in CHIPS])}")
+    return found
