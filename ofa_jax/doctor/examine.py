@@ -127,16 +127,17 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
     seen.stage("clocks", lambda: agreement.check_clocks(rounds))
     fits = all(finding.status == "ok" for finding in seen.stage("mesh", lambda: layout.check_layout(config, num_devices)))
     material, data_opens, read_mb_s = _examine_data(seen, config, options)
-    if not fits:
-        seen.stage("memory", lambda: [Finding("memory", "WARN", "not checked, nor workdir, disk and pace: the mesh does not fit")])
-        return seen.report
-    state = memory.state_bytes(config, num_devices)
-    seen.stage("workdir", lambda: folders.check_workdir(config, checkpoint_bytes=state.on_disk, seconds=options.seconds))
-    seen.stage("disk", lambda: folders.check_room(config, checkpoint_bytes=state.on_disk))
+    size = memory.checkpoint_bytes(config)
+    seen.stage("workdir", lambda: folders.check_workdir(config, checkpoint_bytes=size, seconds=options.seconds))
+    seen.stage("disk", lambda: folders.check_room(config, checkpoint_bytes=size))
     seen.stage("start", lambda: _check_start(config))
-    seen.stage("memory", lambda: _check_memory(config, options, state, num_devices))
-    if not options.elsewhere:
-        seen.stage("host", lambda: memory.check_host_memory(config, state, on_cpu=jax.local_devices()[0].platform == "cpu"))
+    if fits:
+        state = memory.state_bytes(config, num_devices)
+        seen.stage("memory", lambda: _check_memory(config, options, state, num_devices))
+        if not options.elsewhere:
+            seen.stage("host", lambda: memory.check_host_memory(config, state, on_cpu=jax.local_devices()[0].platform == "cpu"))
+    else:
+        seen.stage("memory", lambda: [Finding("memory", "WARN", "not checked, because the mesh does not fit")])
     if not data_opens:
         seen.stage("pace", lambda: [Finding("pace", "WARN", "not measured, because the data does not open")])
         return seen.report
@@ -211,7 +212,8 @@ def _check_memory(config: AnyRun, options: Options, state: memory.StateBytes, nu
                 raise
             return [found]
     if options.chip is not None:
-        limit, of = options.chip.memory_bytes, options.chip.name
+        limit: float | None = options.chip.memory_bytes
+        of = options.chip.name
     else:
         limit, of = memory.device_limit()
     on_device = memory.batch_bytes(config) / layout.batch_shards(config, num_devices)

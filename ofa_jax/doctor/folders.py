@@ -95,7 +95,8 @@ def write_and_read_store(address: str, *, seconds: float, most: int = MOST_BYTES
     Raises `StoreError`, `DataError`: one sentence each.
     """
     stem = f"{address.rstrip('/')}/.doctor-{socket.gethostname()}-{os.getpid()}"
-    block, written = os.urandom(CHUNK), []
+    block = os.urandom(CHUNK)
+    written: list[str] = []
     try:
         began = time.monotonic()
         while len(written) * CHUNK < most and (not written or time.monotonic() - began < seconds):
@@ -133,7 +134,7 @@ def check_data_folder(config: AnyRun, files: list[tuple[str, int]], *, seconds: 
     Whether it can be written is said, but is no fault: training does not write there. Raises OSError, `UserError` for what cannot be read.
     """
     if not files:
-        return [Finding("data", "FAIL", f"{config.data.dir}: found no shard to read", advice="see the datasets below")]
+        return [Finding("data", "FAIL", f"{config.data.dir}: found no shard to read", advice="see what is said of datasets")]
     remote = is_remote(config.data.dir)
     rate = store_read_rate(files, seconds=seconds) if remote else read_rate([Path(path) for path, _ in files], seconds=seconds)
     try:

@@ -15,7 +15,7 @@ from ofa_jax.doctor.report import Finding
 from ofa_jax.parallel.mesh import AXES, mesh_shape
 from ofa_jax.train.state import TrainState, abstract_state, state_shardings
 
-_SHOWN = 4  # legal meshes that a failure names
+_SHOWN = 4  # faults, and legal meshes, that are named
 _FARTHEST = 2  # times the devices there are, up to which a legal number of devices is looked for
 
 
@@ -48,7 +48,10 @@ def check_layout(config: AnyRun, num_devices: int) -> list[Finding]:
     else:
         counts = legal_counts(config, num_devices)
         advice = f"no mesh of {num_devices} devices fits; with the batch as it is, {' or '.join(map(str, counts)) or 'no other'} devices do"
-    return [Finding("mesh", "FAIL", fault, advice=advice) for fault in faults]
+    shown = faults[:_SHOWN]
+    if len(faults) > _SHOWN:
+        advice = f"{len(faults) - _SHOWN} more faults alike; {advice}"
+    return [Finding("mesh", "FAIL", fault, advice=advice if fault is shown[-1] else "") for fault in shown]
 
 
 def batch_shards(config: AnyRun, num_devices: int) -> int:

@@ -21,7 +21,7 @@ from ofa_jax.doctor.report import Finding
 from ofa_jax.models.operations import sequences_a_row
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh
-from ofa_jax.train.state import with_shardings
+from ofa_jax.train.state import abstract_state, with_shardings
 from ofa_jax.train.step import make_train_step
 
 _TIGHT = 0.7  # share of a device's memory that may be taken before activations
@@ -30,14 +30,13 @@ _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Ran o
 
 @dataclasses.dataclass(frozen=True)
 class StateBytes:
-    """Bytes on the device that holds most, and of the whole state on disk."""
+    """Bytes on the device that holds most."""
 
     params: int
     optimizer: int
     average: int
     gradients: int
     other: int  # running statistics, the guard, counters
-    on_disk: int  # of a checkpoint
 
     @property
     def total(self) -> int:
@@ -60,8 +59,12 @@ def state_bytes(config: AnyRun, num_devices: int) -> StateBytes:
         average=0 if abstract.ema is None else params,
         gradients=params,
         other=on_device((abstract.stats, abstract.guard), (shardings.stats, shardings.guard)),
-        on_disk=sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)),
     )
+
+
+def checkpoint_bytes(config: AnyRun) -> int:
+    """Returns what the state takes on a disk, where it is not compressed."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(config)))
 
 
 def abstract_blocks(config: AnyRun, sharding: Any = None) -> dict[str, Block]:

@@ -123,8 +123,7 @@ def check_pace(
         return [*crowded, Finding("pace", "ok", f"{made}; {step.said}", numbers=numbers, measure=rate.rows_s)]
     needed = global_rows / step.seconds / (num_hosts if here else 1)
     numbers["needed_rows_s"] = needed
-    days = config.steps * step.seconds / 86_400
-    model = f"a step of {_seconds(step.seconds)} ({step.said}; {config.steps:,} steps: {days:.3g} days)"
+    model = f"a step of {_duration(step.seconds)} ({step.said}; {config.steps:,} steps: {_duration(config.steps * step.seconds)})"
     if not here:
         found = f"{made}; {model} asks for {needed:,.0f} rows/s: as many as {math.ceil(_SPARE * needed / rate.rows_s):,} such hosts make"
         return [*crowded, Finding("pace", "ok", found, numbers=numbers, measure=rate.rows_s)]
@@ -144,5 +143,8 @@ def check_pace(
     return [*crowded, Finding("pace", "ok", found, numbers=numbers, measure=rate.rows_s)]
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0), ("s", 1.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e3:.3g} ms"

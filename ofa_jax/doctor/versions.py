@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
 from ofa_jax.config.errors import ConfigError
-from ofa_jax.doctor.report import Finding
+from ofa_jax.doctor.report import Finding, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 # What decides a run's numbers, the order of its data and its files: another version of these is a failure, of others a warning.
@@ -72,7 +72,7 @@ def check_versions(path: Path) -> list[Finding]:
         if not version:
             faults.append(Finding("versions", "FAIL", f"{pin.name}: found none", f"{pin.name}{pin.specifier}", install))
         elif not pin.specifier.contains(version, prereleases=True):
-            status = "FAIL" if pin.name.lower() in DECISIVE else "WARN"
+            status: Status = "FAIL" if pin.name.lower() in DECISIVE else "WARN"
             faults.append(Finding("versions", status, f"{pin.name}: found {version}", f"{pin.specifier} ({path.name})", install))
     faults += _plugins()
     if faults:
