@@ -20,6 +20,7 @@ Exit codes: 0 no check failed (warnings are allowed), 1 one did, or a host did n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -79,11 +80,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _examine(argv: list[str]) -> int:
     from ofa_jax.config.check import check
     from ofa_jax.config.load import load_run
+    from ofa_jax.config.schema import MeshConfig
     from ofa_jax.parallel.chips import chip_named
 
     config, rest = load_run(argv)
     flags = _parse(rest)
-    check(config)  # before anything slow is imported or started
+    # Before anything slow is imported or started. What the mesh divides is a check of its own, with what would fit.
+    check(dataclasses.replace(config, mesh=MeshConfig()))
 
     import jax
 
@@ -98,6 +101,7 @@ def _examine(argv: list[str]) -> int:
         raise ConfigError(f"command line: --out: found no folder {flags.out.absolute().parent}, expected one for the report")
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
+    hosts.use_compilation_cache()  # what --compile makes, the run need not compile again
     with joined(config, deadline_s=flags.join_s, give_up=_give_up) as watch:
         report = examine(config, options, say=lambda line: print(line, flush=True), enter=watch.enter)
         if hosts.is_first():

@@ -66,6 +66,8 @@ def joined(config: AnyRun, *, deadline_s: float, give_up: Callable[[str], None])
     try:
         hosts.start(deadline_s=deadline_s)
         yield watch
+        watch.close()
+        hosts.gather(b"closed")  # the folder is empty now for the host that made it
     finally:
         watch.close()
         _remove(made)
@@ -76,8 +78,10 @@ def _remove(made: Sequence[Path]) -> None:
     for path in made:
         try:
             path.rmdir()
+        except FileNotFoundError:
+            continue  # another host made it too, and was first
         except OSError:
-            return  # another host writes there still, and removes it
+            return  # something lies there: stacks of a hang, or what others have written meanwhile
 
 
 @dataclasses.dataclass

@@ -67,7 +67,7 @@ def test_faults_are_exit_code_1_and_mistakes_2(tmp_path: Path):
 
 @pytest.mark.full
 def test_two_processes_look_together(tmp_path: Path):
-    (first, said), (second, other) = run_together(command("--config.optimizer.learning_rate=1e-4", "--compile"), tmp_path, count=2)
+    (first, said), (second, other) = run_together(command(), tmp_path, count=2)
     assert (first, second) == (0, 0), said + other
     assert "2 process(es) with 1 each" in said and "the same on 2 host(s)" in said and "ms on 2 hosts" in said
     assert "ok  " not in other
