@@ -142,10 +142,11 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
             seen.stage("host", lambda: memory.check_host_memory(config, state, on_cpu=jax.local_devices()[0].platform == "cpu"))
     else:
         seen.stage("memory", lambda: [Finding("memory", "WARN", "not checked, because the mesh does not fit")])
-    if not data_opens:
-        seen.stage("pace", lambda: [Finding("pace", "WARN", "not measured, because the data does not open")])
-        return seen.report
     step = pace.predict_step(config, chip, kind=kind, num_devices=num_devices, mfu=options.mfu, step_s=options.step_s)
+    if not data_opens:
+        found = f"not measured, because the data does not open; {pace.describe(config, step)}"
+        seen.stage("pace", lambda: [Finding("pace", "WARN", found, numbers={"step_s": step.seconds})])
+        return seen.report
 
     def measured() -> list[Finding]:
         rate = pace.measure(config, host=hosts.index(), num_hosts=hosts.count(), seconds=options.seconds)

@@ -56,14 +56,21 @@ def predict_step(config: AnyRun, chip: Chip | None, *, kind: str, num_devices: i
         return Step(None, f"a step's time is not known (the operations of objective={config.objective} are not counted); give --step_s")
     operations = sum(step_operations(config).values())
     if chip is None:
-        return Step(None, f"a step of {operations / 1e12:.3g} TFLOP takes a time that is not known on {kind}; give --step_s or --chip")
+        return Step(None, f"a step of {operations / 1e12:,.4g} TFLOP takes a time that is not known on {kind}; give --step_s or --chip")
     if config.precision != "bf16":
         return Step(None, f"a step's time is not known for precision={config.precision} (peaks are of bf16); give --step_s")
     peak = num_devices * chip.bf16_flops
     seconds = operations / (peak * mfu)
     return Step(
-        seconds, f"{operations / 1e12:.3g} TFLOP on {num_devices} x {chip.name} ({chip.bf16_flops / 1e12:.0f} TFLOP/s) at MFU {mfu:g}"
+        seconds, f"{operations / 1e12:,.4g} TFLOP on {num_devices} x {chip.name} ({chip.bf16_flops / 1e12:.0f} TFLOP/s) at MFU {mfu:g}"
     )
+
+
+def describe(config: AnyRun, step: Step) -> str:
+    """Returns the step's time and the run's in words, or why they are not known."""
+    if step.seconds is None:
+        return step.said
+    return f"a step of {_duration(step.seconds)} ({step.said}; {config.steps:,} steps: {_duration(config.steps * step.seconds)})"
 
 
 def measure(config: AnyRun, *, host: int, num_hosts: int, seconds: float) -> Rate:
@@ -123,7 +130,7 @@ def check_pace(
         return [*crowded, Finding("pace", "ok", f"{made}; {step.said}", numbers=numbers, measure=rate.rows_s)]
     needed = global_rows / step.seconds / (num_hosts if here else 1)
     numbers["needed_rows_s"] = needed
-    model = f"a step of {_duration(step.seconds)} ({step.said}; {config.steps:,} steps: {_duration(config.steps * step.seconds)})"
+    model = describe(config, step)
     if not here:
         found = f"{made}; {model} asks for {needed:,.0f} rows/s: as many as {math.ceil(_SPARE * needed / rate.rows_s):,} such hosts make"
         return [*crowded, Finding("pace", "ok", found, numbers=numbers, measure=rate.rows_s)]
