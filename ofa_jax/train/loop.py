@@ -327,6 +327,8 @@ class _Run:
     def _log(self, record: dict[str, Number]) -> None:
         if hosts.is_first():
             for hook in self.hooks:
+                record |= hook.derive(record)
+            for hook in self.hooks:
                 hook.log(record)
 
 
