@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,11 @@ class WeightsAndBiases:
         try:
             wandb = importlib.import_module("wandb")
         except ModuleNotFoundError as error:
-            found = f"monitor.wandb: found {project}, but the package wandb is not installed"
+            found = f"monitor.wandb: found {project}, but the package wandb cannot be imported ({error})"
             raise ConfigError(f"{found}; expected `pip install wandb`, or --config.monitor.wandb= for none") from error
         folder.mkdir(parents=True, exist_ok=True)
         known = folder / "wandb_id.txt"
-        name = known.read_text(encoding="utf-8").strip() if known.exists() else wandb.util.generate_id()
+        name = known.read_text(encoding="utf-8").strip() if known.exists() else secrets.token_hex(4)
         known.write_text(name + "\n", encoding="utf-8")
         self._run = wandb.init(project=project, name=run, id=name, resume="allow", dir=str(folder), config=dict(about))
         self._run.define_metric("*", step_metric="step")
