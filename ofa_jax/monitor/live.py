@@ -19,10 +19,9 @@ from typing import Any
 
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.monitor.heartbeat import Beat, read_beats, slowest
-from ofa_jax.monitor.reference import say
 
 WIDTH = 100  # columns of a frame
-CURVE = 24  # columns of a curve
+CURVE = 20  # columns of a curve
 _BARS = "▁▂▃▄▅▆▇█"
 _NUM_EVENTS = 8
 _GONE_S = 60.0  # of silence after which a host counts as gone
@@ -204,18 +203,30 @@ def _progress(run: RunFiles, width: int) -> str:
 
 
 def _losses(run: RunFiles) -> list[str]:
+    """The table of losses; the columns of a band and of held-out batches where the run has them."""
     names = ["loss/total", *sorted(name for name in run.curves if name.startswith("loss/nll/"))]
     width = max(len(_short(name)) for name in names)
-    rows = [f"{'loss':{width}}  {'now':>8}  {'course':{CURVE}}  {'held out':>8}  {'course':{CURVE}}"]
+    in_band = any(f"reference/{name}" in run.last for name in names)
+    held_out = any(name.startswith("held_out/") for name in run.curves)
+
+    def row(name: str, now: str, course: str, place: str, held: str, held_course: str) -> str:
+        cells = [f"{name:{width}}", f"{now:>8}", f"{course:{CURVE}}"]
+        cells += [f"{place:12}"] if in_band else []
+        return "  ".join([*cells, f"{held:>8}", held_course] if held_out else cells)
+
+    rows = [row("loss", "now", "course", "band", "held out", "course")]
     for name in names:
-        held = "held_out/loss" if name == "loss/total" else f"held_out/nll/{_short(name)}"
-        row = f"{_short(name):{width}}  {_number(run.last.get(name)):>8}  {curve(run.curves[name])}"
-        points = run.curves.get(held, {})
-        last = points[max(points)] if points else None
-        row += f"  {_number(last):>8}  {curve(points) if points else ' ' * CURVE}"
-        compared = run.last.get(f"reference/{name}")
-        rows.append((row + ("" if compared is None else f"  {say(compared)}")).rstrip())
+        held = run.curves.get("held_out/loss" if name == "loss/total" else f"held_out/nll/{_short(name)}", {})
+        last = _number(held[max(held)]) if held else ""
+        place = _place(run.last.get(f"reference/{name}"))
+        rows.append(row(_short(name), _number(run.last.get(name)), curve(run.curves[name]), place, last, curve(held)))
     return rows
+
+
+def _place(distance: float | None) -> str:
+    if not distance:
+        return "" if distance is None else "within"
+    return f"{100 * abs(distance):.1f} % {'ahead' if distance < 0 else 'behind'}"
 
 
 def _short(name: str) -> str:

@@ -235,7 +235,9 @@ class ProgressLine(Hook):
     def log(self, record: Mapping[str, Number]) -> None:
         if "loss/total" in record:
             print(progress_text(record, steps=self._steps), flush=True)
-        held_out = [f"{name.removeprefix('held_out/nll/')} {value:.3f}" for name, value in record.items() if "held_out/nll/" in name]
+        held_out = [
+            f"{name.removeprefix('held_out/nll/')} {value:.3f}" for name, value in record.items() if name.startswith("held_out/nll/")
+        ]
         if held_out:
             print(f"step {record['step']}/{self._steps}  held out: {', '.join(held_out)}", flush=True)
         found = {name: value for name, value in record.items() if name.startswith("eval/") and not name.endswith("/baseline")}

@@ -61,7 +61,7 @@ def test_a_frame_says_how_the_run_goes(run):
     text = frame(RunFiles(run).look(), now=NOW, width=120)
     for words in (
         "small   running   life 2   last numbers 0m05s ago", "step 310 of 1,000  31.0 %", "1h01m left",
-        "10.0 % ahead of the band", "812.3 examples/s",
+        "10.0 % ahead  ", "812.3 examples/s",
         "51,234 useful tokens/s", "91 % of positions useful", "105 ms a step   1.5 ms of it waiting for data",
         "MFU 41.2 % (encoder 30.0, decoder 11.2)", "step 90.0 %, save 8.0 %, data 2.0 %", "host 2.50 GB   device 60.00 of 80.00 GB",
         "1.25 (encoder 1)   learning rate 0.0001", "2; host 1 is last: step 308, data since 4 s, last heard of 90 s ago",
