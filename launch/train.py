@@ -97,9 +97,10 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
     from ofa_jax.data.usage import Usage
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
-    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, ProgressLine, StopOnRejects, TimeByCause, WriteDigests, WriteMetrics
+    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, StopOnRejects, TimeByCause, WriteDigests
     from ofa_jax.train.loop import train
-    from ofa_jax.train.watch import WatchData
+    from ofa_jax.train.reporting import reporting_hooks
+    from ofa_jax.train.tracing import TraceOnDemand
 
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
@@ -112,11 +113,10 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
     )
     pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
     task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
-    hooks: list[Hook] = [FollowLife(life, heartbeat), TimeByCause()]
+    hooks: list[Hook] = [TraceOnDemand(workdir, at_step=config.monitor.trace_step), FollowLife(life, heartbeat), TimeByCause()]
     if hosts.is_first():
         usage = Usage(config.data, pipeline.members())
-        watch = WatchData(config, usage, task_names=task_names, num_hosts=hosts.count())
-        hooks += [WriteMetrics(workdir), ProgressLine(steps=config.steps), watch]
+        hooks += reporting_hooks(config, workdir, usage, task_names=task_names, num_hosts=hosts.count())
     if hosts.count() > 1:
         hooks.append(StopOnRejects(quarantine, every_steps=config.log_every))
     if config.data.write_digests:
@@ -129,6 +129,14 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
         from ofa_jax.eval.in_loop import in_loop
 
         hooks.append(Evaluate(in_loop(config), every_steps=config.eval.every_steps))
+    if not isinstance(config, VQGANRunConfig) and config.eval.loss_every_steps:
+        from ofa_jax.tasks.training_data import held_out_pipeline
+        from ofa_jax.train.held_out import HeldOutLoss
+
+        held_out, source, without = held_out_pipeline(config, host=hosts.index(), num_hosts=hosts.count())
+        if without and hosts.is_first():
+            print(f"no held-out records of: {', '.join(without)}")
+        hooks.append(Evaluate(HeldOutLoss(held_out, source, task_names=task_names), every_steps=config.eval.loss_every_steps))
     try:
         result = train(config, pipeline, hooks, task_names=task_names, identity=identity, allow=allow)
     finally:

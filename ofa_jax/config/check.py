@@ -353,6 +353,7 @@ def _eval(config: RunConfig) -> Iterator[str]:
     yield from at_least("eval.bootstrap_samples", plan.bootstrap_samples, 0)
     yield from at_least("eval.report_examples", plan.report_examples, 0)
     yield from at_least("eval.every_steps", plan.every_steps, 0)
+    yield from at_least("eval.loss_every_steps", plan.loss_every_steps, 0)
     if plan.every_steps and not plan.sets:
         yield f"eval.every_steps: found {plan.every_steps} without eval.sets, expected 0 or at least one set"
     if not plan.sets:

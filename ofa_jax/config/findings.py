@@ -68,6 +68,7 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from positive("guard.window", guard.window)
     yield from positive("guard.max_in_a_row", guard.max_in_a_row)
     yield from at_least("guard.rewinds", guard.rewinds, 0)
+    yield from at_least("monitor.trace_step", config.monitor.trace_step, 0)
 
 
 def frozen_findings(entries: Iterable[str], parts: Sequence[str]) -> Iterator[str]:
@@ -80,7 +81,9 @@ def frozen_findings(entries: Iterable[str], parts: Sequence[str]) -> Iterator[st
 
 def _kept_findings(config: AnyRun) -> Iterator[str]:
     """What stays of the checkpoints, and how long one may take."""
-    plan, every = config.checkpoint, config.eval.every_steps
+    plan = config.checkpoint
+    field = "loss_every_steps" if plan.best_metric.startswith("held_out/") else "every_steps"
+    every = getattr(config.eval, field, 0)  # a VQGAN's run has no loss_every_steps
     yield from positive("checkpoint.keep", plan.keep)
     yield from positive("checkpoint.deadline_s", plan.deadline_s)
     yield from at_least("checkpoint.keep_every", plan.keep_every, 0)
@@ -94,10 +97,10 @@ def _kept_findings(config: AnyRun) -> Iterator[str]:
             "a number of the evaluation, as eval/<metric>/<set>, and how many of the best stay"
         )
     elif plan.keep_best > 0 and not every:
-        yield f"checkpoint.keep_best: found {plan.keep_best} with eval.every_steps=0, expected an evaluation during training to judge by"
+        yield f"checkpoint.keep_best: found {plan.keep_best} with eval.{field}=0, expected an evaluation during training to judge by"
     elif plan.keep_best > 0 and plan.every_steps > 0:
         why = "checkpoint.every_steps, so that what is evaluated is saved"
-        yield from multiple("eval.every_steps", every, plan.every_steps, why)
+        yield from multiple(f"eval.{field}", every, plan.every_steps, why)
     if plan.lowest_is_best and not plan.keep_best:
         yield "checkpoint.lowest_is_best: found true with checkpoint.keep_best=0, expected false where none is kept by its score"
 

@@ -384,6 +384,16 @@ class EvalConfig:
     bootstrap_samples: int = 1_000
     report_examples: int = 12
     every_steps: int = 0  # evaluation during training, of all sets; 0: none
+    loss_every_steps: int = 0  # loss of every task on held-out records (the splits named validation) during training; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig:
+    """What a run shows of itself beside its metrics; nothing of it changes what is learned."""
+
+    reference: str = ""  # a band of losses to compare with (launch/reference.py); empty: none
+    trace_step: int = 0  # after which the profiler records a few steps; 0: only when it is asked (SIGUSR1, a file trace_please)
+    wandb: str = ""  # project of Weights & Biases that gets the metrics too; needs `pip install wandb`; empty: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,6 +442,7 @@ class VQGANRunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     init: InitConfig = InitConfig()
     eval: VQGANEvalConfig = VQGANEvalConfig()
+    monitor: MonitorConfig = MonitorConfig()
     objective: Literal["vqgan"] = "vqgan"
     workdir: str = "runs/{name}"
     steps: int = 300_000
@@ -454,6 +465,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     init: InitConfig = InitConfig()
     eval: EvalConfig = EvalConfig()
+    monitor: MonitorConfig = MonitorConfig()
     objective: Literal["ofa", "picture_words"] = "ofa"  # what is trained: the whole model, or its image front alone to name what it sees
     workdir: str = "runs/{name}"
     steps: int = 300_000

@@ -97,10 +97,17 @@ def block_operations(config: RunConfig, block: RowBlock) -> dict[str, float]:
 def step_operations(config: RunConfig) -> Mapping[str, float]:
     """Operations of one training step on the global batch, forward and backward, by component.
 
-    The front's backward pass is left out where it is frozen. R-Drop, which runs every sequence twice, is counted.
+    The front's backward pass is left out where it is frozen. R-Drop, which runs every sequence twice, is counted. Objective
+    `picture_words` has the front and a linear layer ("head") only.
     """
     total: dict[str, float] = collections.defaultdict(float)
     for block in config.data.row_blocks:
+        if config.objective == "picture_words":
+            net = config.model.resnet
+            total["resnet"] += TRAIN_FACTOR * block.rows * resnet_operations(net, block.image_px)
+            patches = block.rows * (-(-block.image_px // net.stride)) ** 2
+            total["head"] += TRAIN_FACTOR * 2.0 * patches * net.out_channels * config.vocab.num_text
+            continue
         for name, value in block_operations(config, block).items():
             frozen = name == "resnet" and "resnet" in config.optimizer.frozen
             copies = 2 if config.loss.r_drop_alpha and name != "resnet" else 1

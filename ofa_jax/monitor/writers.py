@@ -5,15 +5,19 @@ Both continue a curve on resume without doubling it: lines beyond the restored s
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from ofa_jax.config.errors import ConfigError
 
 Number = int | float
 
@@ -76,3 +80,33 @@ class TensorBoard:
     def close(self) -> None:
         """Writes what is buffered and closes the file."""
         self._writer.close()
+
+
+class WeightsAndBiases:
+    """Writes the same numbers to a project of Weights & Biases, whose package is no dependency of this one.
+
+    Account, server and offline mode are that package's own business (`wandb login`, `WANDB_MODE=offline`, ...); its files lie in
+    `<folder>/wandb`. A resumed run goes on in the same curve; steps that it makes again are there twice, as nothing can be taken back.
+    """
+
+    def __init__(self, project: str, *, run: str, folder: Path, about: Mapping[str, str]):
+        """about: the config, shown beside the curves. Raises ConfigError where the package is missing."""
+        try:
+            wandb = importlib.import_module("wandb")
+        except ModuleNotFoundError as error:
+            found = f"monitor.wandb: found {project}, but the package wandb cannot be imported ({error})"
+            raise ConfigError(f"{found}; expected `pip install wandb`, or --config.monitor.wandb= for none") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "wandb_id.txt"
+        name = known.read_text(encoding="utf-8").strip() if known.exists() else secrets.token_hex(4)
+        known.write_text(name + "\n", encoding="utf-8")
+        self._run = wandb.init(project=project, name=run, id=name, resume="allow", dir=str(folder), config=dict(about))
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, record: Mapping[str, Number]) -> None:
+        """Adds every entry of the record; its "step" is the axis."""
+        self._run.log(dict(record))
+
+    def close(self) -> None:
+        """Waits for what is still on its way and ends the run there."""
+        self._run.finish()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ofa_jax.config.errors import DataError
+from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import AnyRun, BlockConfig, DataConfig, RunConfig, SourceConfig, VQGANRunConfig
 from ofa_jax.data.batch import Row
 from ofa_jax.data.codes import CODES_FOLDER
@@ -75,6 +75,48 @@ class _Watched:
         row = self.build_row(block, source, record, draw)
         self.after_row()
         return row
+
+
+HELD_OUT_SPLIT = "validation"
+_HELD_OUT_SEED = 0  # not the run's: every run of a config is judged by the same batches
+
+
+def held_out_pipeline(config: RunConfig, *, host: int = 0, num_hosts: int = 1) -> tuple[RunConfig, Pipeline, list[str]]:
+    """Returns (the config of held-out batches, their pipeline for host `host`, what has none: "dataset (row)").
+
+    Its blocks are those of training at their longest shape, with pictures whole, resized and never augmented, drawn from the splits named
+    `HELD_OUT_SPLIT` of the mixture's datasets; with micro-batches, blocks have the rows of one. A source without such a split is left out,
+    and so is a block without sources. The same batch is the same rows, words and pictures always, in every run of the config.
+
+    Raises ConfigError where nothing is held out, and as `training_pipeline` does.
+    """
+    directory = existing_folder(config.data.dir)
+    splits: dict[str, Sequence[str]] = {}
+    blocks, left_out = [], []
+    for block in config.data.blocks:
+        kept = []
+        for source in block.sources:
+            if source.dataset not in splits:
+                splits[source.dataset] = load_json(as_path(directory) / source.dataset / "manifest.json").get("splits", {})
+            if HELD_OUT_SPLIT in splits[source.dataset] and source.split != HELD_OUT_SPLIT:
+                kept.append(dataclasses.replace(source, split=HELD_OUT_SPLIT, later_weights=()))
+            else:
+                left_out.append(f"{source.dataset} ({source.row})")
+        if kept:
+            changed: dict[str, Any] = {"classes": (), "num_patches": 0, "augment": "resize", "rand_augment": False}
+            rows = block.rows // config.optimizer.accumulate
+            blocks.append(dataclasses.replace(block, rows=rows, sources=tuple(kept), **changed))
+    if not blocks:
+        found = f"eval.loss_every_steps: found {config.eval.loss_every_steps}"
+        raise ConfigError(f"{found}, expected 0, as no dataset of the mixture in {directory} has a split {HELD_OUT_SPLIT}")
+    data = dataclasses.replace(config.data, blocks=tuple(blocks), num_workers=0, stage_steps=())
+    held_out = dataclasses.replace(config, data=data)
+    tokenizer = load_tokenizer(config.vocab)
+    datasets = sorted({source.dataset for block in blocks for source in block.sources})
+    negatives = {dataset: load_negatives(directory, dataset) for dataset in datasets}
+    build_row = RowBuilder(config.vocab, tokenizer, negatives, transform, train=False)
+    opening = partial(open_source, held_out)
+    return held_out, Pipeline(data, _HELD_OUT_SEED, build_row, opening, host=host, num_hosts=num_hosts), left_out
 
 
 def open_source(config: AnyRun, source: SourceConfig) -> RecordSource:

@@ -1,8 +1,8 @@
 """What can be added to the training loop: hooks, called at fixed places. The loop itself knows no feature.
 
 `phase` tells where the loop is. Order of one turn: `evaluate` (the state of the step just reached), save, `batch` (the host's batch,
-before it is used), the step, `numbers` and `log` (of the step before, once every `log_every` steps). `rewind` comes where the run goes
-back to a checkpoint, `close` once, also after an error.
+before it is used), the step, `numbers`, `derive` and `log` (of the step before, once every `log_every` steps). `rewind` comes where
+the run goes back to a checkpoint, `close` once, also after an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from ofa_jax.data.batch import Batch, digest
 from ofa_jax.monitor.exits import Life
 from ofa_jax.monitor.heartbeat import Heartbeat
+from ofa_jax.monitor.reference import say
 from ofa_jax.monitor.writers import JsonLines, Number, TensorBoard
 from ofa_jax.parallel import hosts
 
@@ -48,6 +49,11 @@ class Hook:
         """
         return {}
 
+    def derive(self, record: Mapping[str, Number]) -> Mapping[str, Number]:
+        """Called in the first process with a record before it is logged, of an interval or of an evaluation; returns what follows from its
+        numbers, to be logged too."""
+        return {}
+
     def log(self, record: Mapping[str, Number]) -> None:
         """Called with the numbers of a finished step; always has "step", "data_step" and "time_s"."""
 
@@ -74,22 +80,34 @@ class FollowLife(Hook):
 
 
 class TimeByCause(Hook):
-    """Logs the seconds of this process by what they went into: `goodput/<phase>_s`, and `goodput/share`, the steps' part of all."""
+    """Logs the seconds of this process by what they went into: `goodput/<phase>_s`, and `goodput/share`, the steps' part of all.
+
+    `time/data_wait_ms` is how long a step of the interval waited for its batch, on average.
+    """
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = {"start": 0.0}
         self._phase, self._since = "start", time.monotonic()
+        self._waits, self._waited_s = 0, 0.0  # batches of the interval, and what had been spent on data before it
 
     def phase(self, step: int, name: str) -> None:
         del step
+        self._waits += name == "data"
+        self._enter(name)
+
+    def _enter(self, name: str) -> None:
         now = time.monotonic()
         self._spent[self._phase] = self._spent.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = name, now
 
     def numbers(self, data_step: int) -> Mapping[str, Number]:
         del data_step
-        self.phase(0, self._phase)
+        self._enter(self._phase)
         found: dict[str, Number] = {f"goodput/{name}_s": round(seconds, 3) for name, seconds in self._spent.items()}
+        waited_s = self._spent.get("data", 0.0)
+        if self._waits:
+            found["time/data_wait_ms"] = (waited_s - self._waited_s) / self._waits * 1e3
+        self._waits, self._waited_s = 0, waited_s
         return found | {"goodput/share": self._spent.get("step", 0.0) / max(sum(self._spent.values()), 1e-9)}
 
 
@@ -217,6 +235,11 @@ class ProgressLine(Hook):
     def log(self, record: Mapping[str, Number]) -> None:
         if "loss/total" in record:
             print(progress_text(record, steps=self._steps), flush=True)
+        held_out = [
+            f"{name.removeprefix('held_out/nll/')} {value:.3f}" for name, value in record.items() if name.startswith("held_out/nll/")
+        ]
+        if held_out:
+            print(f"step {record['step']}/{self._steps}  held out: {', '.join(held_out)}", flush=True)
         found = {name: value for name, value in record.items() if name.startswith("eval/") and not name.endswith("/baseline")}
         if found:
             values = ", ".join(f"{name.removeprefix('eval/')} {float(value):.3f}" for name, value in found.items())
@@ -230,7 +253,10 @@ def progress_text(record: Mapping[str, Number], *, steps: int) -> str:
     tasks = "  ".join(shown)
     left = float(record["time/left_s"])
     rate = float(record["perf/examples_per_s"])
-    return f"step {record['step']}/{steps}  loss {record['loss/total']:.4f}  [{tasks}]  {rate:.1f} examples/s  {duration(left)} left"
+    compared = record.get("reference/loss/total")
+    loss = f"loss {record['loss/total']:.4f}" + ("" if compared is None else f" ({say(float(compared))})")
+    mfu = f"  MFU {100 * float(record['perf/mfu']):.1f} %" if "perf/mfu" in record else ""
+    return f"step {record['step']}/{steps}  {loss}  [{tasks}]  {rate:.1f} examples/s{mfu}  {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

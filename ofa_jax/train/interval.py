@@ -74,6 +74,8 @@ class Interval:
             if tokens[index] > 0:
                 record[f"loss/nll/{name}"] = float(nll[index] / tokens[index])
         record["optimizer/grad_norm"] = float(np.mean([m.grad_norm for m in self._steps]))
+        for part in self._steps[0].part_norms:
+            record[f"optimizer/grad_norm/{part}"] = float(np.mean([m.part_norms[part] for m in self._steps]))
         record["optimizer/learning_rate"] = float(self._steps[-1].learning_rate)
         for name in self._steps[0].scalars:
             record[name] = float(np.mean([m.scalars[name] for m in self._steps]))

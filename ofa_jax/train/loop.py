@@ -257,8 +257,9 @@ class _Run:
         return state
 
     def _enter(self, step: int, phase: str) -> None:
-        for hook in self.hooks:
-            hook.phase(step, phase)
+        with self.interval.excluded():  # writing a trace takes seconds
+            for hook in self.hooks:
+                hook.phase(step, phase)
 
     def _put(self, batch: Batch) -> dict[str, Block]:
         for hook in self.hooks:
@@ -326,6 +327,8 @@ class _Run:
 
     def _log(self, record: dict[str, Number]) -> None:
         if hosts.is_first():
+            for hook in self.hooks:
+                record |= hook.derive(record)
             for hook in self.hooks:
                 hook.log(record)
 

@@ -145,6 +145,15 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def norms_by_part(grads: Any) -> dict[str, jax.Array]:
+    """Returns the norm, float [], of each part of a tree of gradients, by name: the model's top-level modules (embedding, resnet, encoder,
+    decoder), in the order of the tree. Squared, they add up to the square of the norm of all."""
+    parts: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
+        parts.setdefault(key_path_parts(path)[0], []).append(leaf)
+    return {name: optax.tree.norm(leaves) for name, leaves in parts.items()}
+
+
 def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformationExtraArgs:
     """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
 

@@ -15,6 +15,8 @@ from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
 from ofa_jax.train.state import TrainState
 
+EVALUATIONS = ("eval", "held_out")  # areas of the numbers that evaluations during training give, each at steps of its own
+
 
 class CheckpointEvents:
     """Appends lines to `<workdir>/checkpoints.jsonl`, in the first process: what was saved, found damaged, allowed to change."""
@@ -48,12 +50,19 @@ class Saving:
         return self._manager
 
     def evaluated(self, step: int, numbers: Mapping[str, Number]) -> None:
-        """Keeps the numbers of the evaluation of the state of `step`, for its checkpoint. Raises ConfigError where
-        `checkpoint.best_metric` is none of them."""
+        """Keeps the numbers of an evaluation of the state of `step`, for its checkpoint, beside those of another one at the same step.
+
+        Raises ConfigError where `checkpoint.best_metric` is of this evaluation's area (`eval/...`, `held_out/...`), or of none, and not
+        among them.
+        """
         name = self._config.checkpoint.best_metric
-        if name and name not in numbers:
+        area = name.split("/")[0]
+        elsewhere = area in EVALUATIONS and area not in {number.split("/")[0] for number in numbers}
+        if name and name not in numbers and not elsewhere:
             raise ConfigError(f"checkpoint.best_metric: found {name}, which is no number of the evaluation; {nearest(name, numbers)}")
-        self._evaluated = (step, {key: float(value) for key, value in numbers.items()})
+        at, known = self._evaluated
+        found = {key: float(value) for key, value in numbers.items()}
+        self._evaluated = (step, {**known, **found} if at == step else found)
 
     def save(self, step: int, state: TrainState, *, facts: Mapping[str, Any] | None = None, wait: bool) -> None:
         """Starts the save of `state`, with the run's `facts` (`About.facts`); `wait` returns when it is on disk. Raises `CheckpointError`

@@ -24,7 +24,7 @@ from ofa_jax.train.guard import Verdict, judge, select
 from ofa_jax.train.keys import DATA_KEY, run_key
 from ofa_jax.train.loss import add_sums, total_loss
 from ofa_jax.train.objective import make_objective
-from ofa_jax.train.optimizer import average, learning_rate, stop_frozen
+from ofa_jax.train.optimizer import average, learning_rate, norms_by_part, stop_frozen
 from ofa_jax.train.state import TrainState, state_shardings
 
 
@@ -36,6 +36,7 @@ class StepMetrics(NamedTuple):
     task_nll: jax.Array  # float [num_tasks]: sums over target tokens
     task_tokens: jax.Array  # float [num_tasks]
     grad_norm: jax.Array  # float []: before clipping
+    part_norms: dict[str, jax.Array]  # float [] by part of the model: the same of its gradients alone
     learning_rate: jax.Array  # float []
     scalars: dict[str, jax.Array]  # float [] by metric name: what else the objective reports
     step: jax.Array  # int32 []: updates made, this one too unless it was skipped
@@ -92,6 +93,7 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             task_nll=nothing if sums is None else sums.task_nll,
             task_tokens=nothing if sums is None else sums.task_tokens,
             grad_norm=grad_norm,
+            part_norms=norms_by_part(grads),
             learning_rate=schedule(state.step),
             scalars=report.scalars,
             step=count,

@@ -86,3 +86,18 @@ def test_bad_records_of_one_host_stop_both_at_the_same_step(tmp_path):
         assert output.split("\n")[-2] == f"end 4 {rows}"
     stopped = [[line for line in output.splitlines() if line.startswith("stopped")] for _, output in results]
     assert stopped[0] == stopped[1] == ["stopped at 4: 2 of 40"]
+
+
+@pytest.mark.full
+def test_two_processes_say_the_held_out_loss_of_one_and_trace_each_for_itself(tmp_path):
+    flags = ("--config.eval.loss_every_steps=2", "--config.monitor.trace_step=2")
+    run(command("one", *flags, steps=8), tmp_path)
+    results = run_together(command("two", *flags, steps=8), tmp_path, count=2)
+    assert [code for code, _ in results] == [0, 0], results
+    one, two = ([line for line in lines(tmp_path / "runs" / name / "metrics.jsonl") if "held_out/loss" in line] for name in ("one", "two"))
+    assert [line["step"] for line in two] == [2, 4, 6, 8]
+    names = [name for name in one[0] if name.startswith("held_out/")]
+    assert len(names) == 4
+    np.testing.assert_allclose([two[0][name] for name in names], [one[0][name] for name in names], rtol=1e-4)
+    folder = tmp_path / "runs" / "two" / "traces" / "step_2"
+    assert sorted(path.name for path in folder.iterdir()) == ["host_0", "host_1"]

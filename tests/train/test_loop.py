@@ -24,6 +24,7 @@ from ofa_jax.data.usage import Usage
 from ofa_jax.train.hooks import Evaluate, Hook, ProgressLine, WriteMetrics, duration
 from ofa_jax.train.loop import train
 from ofa_jax.train.resume import check_resume
+from ofa_jax.train.speed import WatchSpeed
 from ofa_jax.train.watch import WatchData
 
 pytestmark = pytest.mark.usefixtures("compiled_programs")
@@ -68,7 +69,8 @@ def straight(tmp_path_factory, compiled_programs):
     events = Events()
     workdir = run_folder(config)
     watch = WatchData(config, Usage(config.data, [[Members(16)]]), task_names=TASK_NAMES)
-    result = run(config, [events, WriteMetrics(workdir), ProgressLine(steps=4), watch])
+    speed = WatchSpeed(config, devices=jax.devices()[:1])
+    result = run(config, [events, WriteMetrics(workdir), ProgressLine(steps=4), watch, speed])
     return config, result, events
 
 
@@ -91,6 +93,9 @@ def test_records_and_files(straight):
         first
     )
     assert "loss/nll/text_infilling" not in first
+    parts = {name.rsplit("/")[-1] for name in first if name.startswith("optimizer/grad_norm/")}
+    assert parts == {"embedding", "resnet", "encoder", "decoder"}
+    assert {"perf/useful_tokens_per_s", "perf/flops_per_s", "memory/host_peak_bytes"} <= set(events.records[1])
     assert events.records[1]["data/rejects/d"] == 1
     assert "data/rejects/d" not in first
     assert events.records[-1]["eval/vqa"] == 0.5

@@ -17,6 +17,7 @@ from ofa_jax.train.optimizer import (
     is_frozen,
     learning_rate,
     make_optimizer,
+    norms_by_part,
     stop_frozen,
 )
 
@@ -183,6 +184,13 @@ def test_clipping_is_by_the_norm_of_all_and_zero_means_none():
     assert clip(1.0)["a"] == pytest.approx(3.0 / (5.0 + 1e-6), rel=1e-6)
     assert clip(10.0) == {"a": 3.0, "b": 4.0}
     assert clip(0.0) == {"a": 3.0, "b": 4.0}
+
+
+def test_norms_by_part_are_those_of_the_top_level_modules():
+    grads = {"encoder": {"a": jnp.array([3.0]), "b": {"c": jnp.array([[4.0]])}}, "resnet": {"d": jnp.zeros(2)}, "decoder": jnp.ones(4)}
+    parts = norms_by_part(grads)
+    assert {name: float(norm) for name, norm in parts.items()} == {"encoder": 5.0, "resnet": 0.0, "decoder": 2.0}
+    np.testing.assert_allclose(float(optax.tree.norm(grads)) ** 2, sum(float(norm) ** 2 for norm in parts.values()), rtol=1e-6)
 
 
 def test_the_average_forgets_the_start():

@@ -12,7 +12,9 @@ from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import MeshConfig, SourceConfig
 from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from ofa_jax.train import step as stepping
 from ofa_jax.train.keys import DATA_KEY, run_key
+from ofa_jax.train.optimizer import norms_by_part
 from ofa_jax.train.pretraining import batch_loss, sample_patches
 from ofa_jax.train.state import abstract_state, init_state, state_shardings
 from ofa_jax.train.step import put_batch
@@ -59,6 +61,31 @@ def test_layouts_and_device_counts_agree_in_float64(one_and_eight):
     for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(eight), strict=True):
         a, b = np.asarray(a), np.asarray(b)
         assert np.max(np.abs(a - b)) <= 1e-9 * max(np.max(np.abs(a)), 1e-9), jax.tree_util.keystr(path)
+
+
+@pytest.mark.full
+def test_norms_by_part_do_not_know_the_device_count(one_and_eight):
+    one, eight = (norms_by_part(grads) for _, grads in one_and_eight)
+    assert set(one) == {"embedding", "resnet", "encoder", "decoder"}
+    for name in one:
+        np.testing.assert_allclose(float(one[name]), float(eight[name]), rtol=1e-9)
+
+
+@pytest.mark.full
+def test_norms_by_part_change_nothing_to_the_bit(monkeypatch):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, blocks=BLOCKS[2:]))
+    mesh = make_mesh(config.mesh, devices=jax.devices()[:1])
+    batch, results = Batches(config).batch(0), []
+    for function in (norms_by_part, lambda grads: {}):
+        monkeypatch.setattr(stepping, "norms_by_part", function)
+        step = stepping.make_train_step(config, mesh, num_tasks=4)
+        state, metrics = step(init_state(config, mesh), put_batch(batch, mesh))
+        results.append((jax.device_get(step(state, put_batch(batch, mesh))[0]), metrics))
+        assert stepping.num_compilations(step) == 1
+    (with_them, metrics), (without, _) = results
+    jax.tree.map(np.testing.assert_array_equal, with_them, without)
+    squares = sum(float(norm) ** 2 for norm in metrics.part_norms.values())
+    np.testing.assert_allclose(squares, float(metrics.grad_norm) ** 2, rtol=1e-5)
 
 
 @pytest.mark.full
