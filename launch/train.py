@@ -20,7 +20,7 @@ from ofa_jax.config.check import check
 from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
-from ofa_jax.monitor.exits import REASONS, Life, reason_of
+from ofa_jax.monitor.exits import REASONS, Life, end_by_sigterm, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         code = life.end(reason, f"{type(error).__name__}: {error}"[:2_000])
         if traceback or isinstance(error, SystemExit):
             raise
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | KeyboardInterrupt) or is_of_the_disk(error):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         else:
             print_exc()
@@ -138,4 +138,5 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
 
 
 if __name__ == "__main__":
+    end_by_sigterm()
     sys.exit(main(sys.argv))

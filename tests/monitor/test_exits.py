@@ -29,7 +29,9 @@ def test_every_reason_has_a_code_of_its_own():
         (MemoryError(), "oom"),
         (KeyboardInterrupt(), "preempted"),
         (KeyError("x"), "bug"),
-        (OSError(28, "No space left on device"), "bug"),
+        (OSError(28, "No space left on device"), "checkpoint"),
+        (OSError(30, "Read-only file system"), "checkpoint"),
+        (OSError(9, "Bad file descriptor"), "bug"),
         (jax.errors.JaxRuntimeError("INTERNAL: something"), "bug"),
     ],
 )
