@@ -64,3 +64,12 @@ def test_lives_are_noted_and_told_to_the_next(tmp_path: Path):
     records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     assert [record["event"] for record in records[:5]] == ["start", "end", "start", "start", "end"]
     assert records[0]["devices"] == "1 cpu" and records[4]["code"] == 65
+
+
+def test_a_disk_that_takes_no_note_of_the_end_leaves_the_code(tmp_path: Path, capsys):
+    life = Life()
+    life.begin(tmp_path, host=0, facts={})
+    (tmp_path / "lives_0.jsonl").unlink()
+    (tmp_path / "lives_0.jsonl").symlink_to("/dev/full")
+    assert life.end("checkpoint") == 74
+    assert "the end of the run cannot be noted: [Errno 28] No space left on device" in capsys.readouterr().err
