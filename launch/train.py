@@ -20,14 +20,14 @@ from ofa_jax.config.check import check
 from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
-from ofa_jax.monitor.exits import REASONS, Life, end_by_sigterm, is_of_the_disk, reason_of
+from ofa_jax.monitor.exits import REASONS, Life, end_at_once, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command line `argv` (its first element is the program) and returns the exit code."""
+def main(argv: list[str], life: Life | None = None) -> int:
+    """Runs the command line `argv` (its first element is the program), notes it in `life`, and returns the exit code."""
     traceback = "--traceback" in argv
-    life = Life()
+    life = life or Life()
     try:
         reason = _train([word for word in argv if word != "--traceback"], life)
         return life.end(reason)
@@ -138,5 +138,6 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
 
 
 if __name__ == "__main__":
-    end_by_sigterm()
-    sys.exit(main(sys.argv))
+    this_life = Life()
+    end_at_once(this_life)
+    sys.exit(main(sys.argv, this_life))

@@ -66,16 +66,6 @@ def is_of_the_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _OF_THE_DISK
 
 
-def end_by_sigterm() -> None:
-    """Makes SIGTERM end this process as Ctrl-C does, by KeyboardInterrupt, until the training loop takes both over: before its first step
-    there is nothing to save, and the process would end without a word and with no code of ours. Call in the main thread."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    signal.signal(signal.SIGTERM, interrupt)
-
-
 def reason_of(error: BaseException) -> str:
     """Returns the name in `REASONS` of what ended a run by an exception."""
     for kind, reason in _OF_ERRORS:
@@ -134,6 +124,23 @@ class Life:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, ensure_ascii=False) + "\n")
+
+
+def end_at_once(life: Life) -> None:
+    """Makes SIGTERM and Ctrl-C end this process at once, with the code and the note of a preemption, until the training loop takes them
+    over: before its first step there is nothing to save. Call in the main thread.
+
+    No exception is raised: Orbax takes one that comes while it reads for damage of the checkpoint.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        said = f"{signal.Signals(number).name} while there was nothing to be saved"
+        code = life.end("preempted", said)
+        print(f"ended: preempted ({code}) at step {life.step}: {said}", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _last_words(path: Path) -> str:

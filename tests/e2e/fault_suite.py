@@ -174,7 +174,8 @@ class Suite:
         record.codes, record.forced = job.finish(self.options.patience_s if patient else DEADLINE_S)
         record.seconds = round(time.monotonic() - began, 1)
         if record.signal == "SIGKILL" and len(record.hosts) == record.processes:
-            record.hit = job.phase()  # what the dead left says more than what was seen in the moment before
+            phases = job.phases()  # what the dead left says more than what was seen in the moment before
+            record.hit = aimed if aimed in phases else phases[0]
         self._write_down(record, logs)
 
     def _close_interrupted(self, begun: dict[str, Any]) -> None:
@@ -250,7 +251,7 @@ class Suite:
         return [folder / f"run_{record.run}_life_{record.life}_host_{host}.txt" for host in range(record.processes)]
 
     def _arguments(self, record: LifeRecord, draw: random.Random) -> list[str]:
-        workers = draw.choice((0, 1))
+        workers = int(record.aimed == "data start" or draw.random() < 0.25)  # without one, data starts in a blink
         return [*self._of_kind(self.kind(record.run), self.folder(record.run), record.processes), f"--config.data.num_workers={workers}"]
 
     def _of_kind(self, kind: str, folder: Path, processes: int) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("compile", "data start", "step", "save", "restore", "evaluation")
-_BEGINS = {"restore": "restore", "compile": "compile", "step": "step", "save": "save", "evaluate": "evaluation"}
+_OF_BEATS = {"restore": "restore", "save": "save", "evaluate": "evaluation"}
 _AGAIN = ("step", "save", "evaluation")  # phases that come more than once in a life
 _POLL_S = 0.004
 
@@ -138,14 +138,16 @@ class Job:
                     )
                 )
 
-    def phase(self) -> str:
-        """The phase that the life is in, of PHASES, or "start"."""
-        if self.files.is_saving(self.began):
-            return "save"
+    def phases(self) -> list[str]:
+        """The phases that the life is in, of PHASES: that of its loop, or "start", and "save" where one is under way beside it."""
         beat = self.files.phase(0, self.began)
-        if beat == "data":
-            return "step" if self.steps_begun() else "data start"
-        return _BEGINS.get(beat, "start")
+        found = _OF_BEATS.get(beat, "start")
+        if beat in ("data", "compile", "step"):  # which follow each other faster than the heartbeat is written
+            if "first step after " in self.logs[0].read_text(errors="replace"):
+                found = "step"
+            else:
+                found = "compile" if self.steps_begun() else "data start"
+        return [found, "save"] if found != "save" and self.files.is_saving(self.began) else [found]
 
     def steps_begun(self) -> int:
         """How many batches this life has taken; asked while or after it trains."""
@@ -157,22 +159,22 @@ class Job:
         return any(process.poll() is not None for process in self.processes)
 
     def wait_for(self, aim: Aim, deadline_s: float) -> str:
-        """Returns the phase of the moment to strike, or "" where a process ended before. A phase that is over before the delay is
-        awaited once more with half the delay where it comes again; else the moment is now."""
+        """Returns the phase of the moment to strike (the one aimed at where it is among several), or "" where a process ended before. One
+        that is over before the delay is awaited once more with half the delay where it comes again; else the moment is now."""
         deadline, delay_s, entered = time.monotonic() + deadline_s, aim.delay_s, 0.0
         while not self.ended():
             now = time.monotonic()
             if now > deadline:
                 raise TimeoutError(f"{aim.phase} did not come within {deadline_s:.0f} s; see {self.logs[0]}")
-            phase = self.phase()
-            due = phase == aim.phase and (phase not in _AGAIN or self.steps_begun() >= aim.after_steps)
+            phases = self.phases()
+            due = aim.phase in phases and (phase not in _AGAIN or self.steps_begun() >= aim.after_steps)
             if due and not entered:
                 entered = now
             if due and now - entered >= delay_s:
-                return phase
+                return aim.phase
             if entered and not due:
                 if aim.phase not in _AGAIN:
-                    return phase
+                    return phases[0]
                 entered, delay_s = 0.0, delay_s / 2
             time.sleep(_POLL_S)
         return ""

@@ -59,8 +59,9 @@ def test_a_run_that_lost_nothing_has_no_faults():
         (STOPPED, {"after": [3, 6]}, "saved step 6, expected 7, the steps that were made"),
         (STOPPED, {"end_steps": [7, 6]}, "ended at steps [7, 6], expected 7"),
         (EARLY, {"codes": [-15]}, "exit codes [-15], expected 75"),
-        (FINISHED, {"codes": [70], "after": [7]}, "exit codes [70], expected 0"),
-        (FINISHED, {"after": [7, 9]}, "ended at step 9, expected 10"),
+        (FINISHED, {"codes": [70], "after": [7]}, "exit codes [70] at step 7, expected 0 at step 10"),
+        (FINISHED, {"after": [7, 9]}, "at step 9, expected 0 at step 10"),
+        (STOPPED, {"after": [7, 10], "codes": [75, 70]}, "exit codes [75, 70], expected 0 or 75"),
     ],
 )
 def test_what_a_life_must_not_do(life: LifeRecord, changes: dict[str, object], words: str):
