@@ -32,6 +32,7 @@ class LifeRecord:
     batches: list[dict[str, str]] = dataclasses.field(default_factory=list)  # by process: data step -> digest, up to the last checkpoint
     end_steps: list[int | None] = dataclasses.field(default_factory=list)  # by process: the step in its record of the end
     said_damaged: bool = False
+    began: float = 0.0  # seconds of the Unix epoch
     seconds: float = 0.0
 
     @property
@@ -100,6 +101,17 @@ def faults_of_batches(lives: Sequence[LifeRecord], *, steps: int, expected: Mapp
                     )
     if used != list(range(steps)):
         found.append(f"run {lives[0].run}: the batches that led to its end are {used}, expected 0 to {steps - 1}, each once")
+    return found
+
+
+def steps_by_layout(lives: Sequence[LifeRecord]) -> dict[str, int]:
+    """How many of the updates that led to the end of a run were made by `processes x devices`."""
+    found: dict[str, int] = {}
+    for life, following in [*pairwise(lives), (lives[-1], None)]:
+        made = (life.newest if following is None else following.start) - life.start
+        if made:
+            name = f"{life.processes} x {life.devices}"
+            found[name] = found.get(name, 0) + made
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fault_judge import LifeRecord
+from fault_judge import LifeRecord, steps_by_layout
 from lives import PHASES
 
 SIGNALS = ("SIGKILL", "SIGTERM")
@@ -61,6 +61,7 @@ def result(lives: Sequence[LifeRecord], ends: Sequence[Mapping[str, Any]], *, co
                 "lives": sum(life.run == end["run"] for life in lives),
                 "kills": sum(life.run == end["run"] for life in kills),
                 "layouts": sorted({f"{life.processes} x {life.devices}" for life in lives if life.run == end["run"]}),
+                "steps_by_layout": steps_by_layout([life for life in lives if life.run == end["run"]]),
                 "state": end["state"],
                 "faults": len(end["faults"]),
             }
@@ -92,7 +93,7 @@ def table(found: Mapping[str, Any]) -> str:
     for run in found["runs"]:
         state = run["state"]
         same = "the same to the last bit" if state["bitwise"] else f"parameters within {state['parameters']:.1e}"
-        layouts = ", ".join(run["layouts"])
+        layouts = ", ".join(f"{steps} steps by {layout}" for layout, steps in run["steps_by_layout"].items())
         rows.append(
             f"run {run['run']} ({run['kind']}: {layouts}): {run['kills']} kills, {run['lives']} lives; {same}; {run['faults']} faults"
         )

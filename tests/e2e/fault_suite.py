@@ -51,7 +51,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--save_every", type=int, default=5, help="steps")
     parser.add_argument("--evaluate_every", type=int, default=10, help="steps")
-    parser.add_argument("--hang_s", type=float, default=20.0, help="of the runs (config field hang_s)")
+    parser.add_argument("--hang_s", type=float, default=60.0, help="of the runs (config field hang_s)")
     parser.add_argument("--patience_s", type=float, default=25.0, help="after which a process that outlives the other one is killed too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause_while", type=Path, help="a file: no life is begun while it exists")
@@ -161,6 +161,7 @@ class Suite:
         record = LifeRecord(run, len(lives), layout.processes, layout.devices, max(before, default=0), before, aimed=aimed)
         aim = self._aim(record, draw) if struck else None
         logs = self._logs(record)
+        record.began = time.time()
         self.write("begin", record=dataclasses.asdict(record))
         began = time.monotonic()
         job = Job(self._arguments(record, draw), layout, logs, workdir=files.workdir, cache=self.workdir / "xla")
@@ -190,11 +191,9 @@ class Suite:
         texts = [log.read_text(errors="replace") for log in logs]
         record.after, record.restored = files.committed(), restored_step(logs[0])
         record.said_damaged = any("is damaged" in text for text in texts)
-        if "compiling the training step" in texts[0]:  # from here on the lists of batches are this life's
-            batches = [files.batches(host) for host in range(record.processes)]
-            taken = [step for step in batches[0] if step >= record.start]
-            record.last_batch = max(taken, default=None)
-            record.batches = [{str(step): of[step] for step in of if record.start <= step < record.newest} for of in batches]
+        batches = [files.batches(host, record.began) for host in range(record.processes)]
+        record.last_batch = max(batches[0], default=None)
+        record.batches = [{str(step): of[step] for step in of if record.start <= step < record.newest} for of in batches]
         record.end_steps = [files.last_end(host).get("step") for host in range(record.processes)]
         self.write("life", **dataclasses.asdict(record))
         self.lives.append(record)
@@ -224,6 +223,8 @@ class Suite:
         two = sum(life.processes == 2 for life in lives)
         if self.kind(run) == "two" or (aimed not in ("evaluation", "") and 3 * two <= len(lives)):
             return Layout(2, 1)
+        if not aimed:  # the end of a changing run, which the uninterrupted one makes on one device
+            return Layout(1, max(self.options.devices))
         others = [number for number in self.options.devices if not lives or number != lives[-1].devices]
         return Layout(1, draw.choice(others or self.options.devices))
 

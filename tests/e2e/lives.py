@@ -81,9 +81,13 @@ class Files:
             return ""
         return beat["phase"] if beat["written"] >= since else ""
 
-    def batches(self, host: int) -> dict[int, str]:
-        """Digests by data step, of the lives whose lines are still in the list."""
-        return {line["data_step"]: line["digest"] for line in json_lines(self.workdir / f"batches_{host}.jsonl")}
+    def batches(self, host: int, since: float = 0.0) -> dict[int, str]:
+        """Digests by data step, as the list has them; none where it was not written since then. A life cuts off what earlier ones have
+        beyond its start when it takes its first batch."""
+        path = self.workdir / f"batches_{host}.jsonl"
+        if not path.exists() or path.stat().st_mtime < since:
+            return {}
+        return {line["data_step"]: line["digest"] for line in json_lines(path)}
 
     def last_end(self, host: int) -> dict[str, Any]:
         """The last line on this host's lives, where it tells of an end."""
@@ -150,8 +154,8 @@ class Job:
         return [found, "save"] if found != "save" and self.files.is_saving(self.began) else [found]
 
     def steps_begun(self) -> int:
-        """How many batches this life has taken; asked while or after it trains."""
-        batches = self.files.batches(0)
+        """How many batches this life has taken."""
+        batches = self.files.batches(0, self.began)
         return max(max(batches, default=-1) + 1 - self.start, 0)
 
     def ended(self) -> bool:
@@ -167,7 +171,7 @@ class Job:
             if now > deadline:
                 raise TimeoutError(f"{aim.phase} did not come within {deadline_s:.0f} s; see {self.logs[0]}")
             phases = self.phases()
-            due = aim.phase in phases and (phase not in _AGAIN or self.steps_begun() >= aim.after_steps)
+            due = aim.phase in phases and (aim.phase not in _AGAIN or self.steps_begun() >= aim.after_steps)
             if due and not entered:
                 entered = now
             if due and now - entered >= delay_s:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from fault_judge import LifeRecord, faults_of_batches, faults_of_life, faults_of_parameters
+from fault_judge import LifeRecord, faults_of_batches, faults_of_life, faults_of_parameters, steps_by_layout
 
 STEPS = 10
 WHOLE = {step: f"whole {step}" for step in range(STEPS)}
@@ -45,6 +45,7 @@ def of_batches(*lives: LifeRecord) -> list[str]:
 def test_a_run_that_lost_nothing_has_no_faults():
     assert [of(life) for life in LIVES] == [[], [], [], []]
     assert of_batches(*LIVES) == []
+    assert steps_by_layout(LIVES) == {"1 x 1": 6, "2 x 1": 4}
 
 
 @pytest.mark.parametrize(
