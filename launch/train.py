@@ -42,9 +42,9 @@ def main(argv: list[str], life: Life | None = None) -> int:
             print_exc()
         if life.began:
             print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr, flush=True)
-        if isinstance(error, HungSaveError):
+        if isinstance(error, HungSaveError) or reason == "hang":
             sys.stdout.flush()
-            os._exit(code)  # Python would wait for the threads of the save, which hang
+            os._exit(code)  # Python would wait for the threads of the save, JAX for the host that is lost
         return code
 
 

@@ -194,6 +194,21 @@ def test_a_save_that_fails_on_one_host_ends_the_run_on_both(tmp_path: Path, fail
     assert f"going on from step {kept}" in said
 
 
+def test_a_host_that_is_killed_ends_the_other_and_loses_nothing(tmp_path: Path):
+    """Its connections end with it, so the other need not wait for its deadline."""
+    workdir = tmp_path / "runs" / "run"
+    with contextlib.ExitStack() as stack:
+        arguments = command("run", *FLAGS, "--config.hang_s=60", steps=10_000)
+        (first, first_log), (second, _) = job(tmp_path, arguments, stack, (0, 1))
+        wait_until(lambda: committed(workdir) != [], first, first_log)
+        second.kill()
+        assert first.wait(TIMEOUT_S) == 77, first_log.read_text()
+    assert "ended: hang (77) at step " in first_log.read_text()
+    assert lines(workdir / "lives_0.jsonl")[-1]["reason"] == "hang"
+    kept = max(committed(workdir))
+    assert f"going on from step {kept}" in run(command("run", *FLAGS, steps=kept + 1), tmp_path)
+
+
 def test_a_signal_before_the_first_step_has_its_code(tmp_path: Path):
     """Nothing is there to be saved, and nothing is waited for."""
     log, workdir = tmp_path / "log.txt", tmp_path / "runs" / "run"

@@ -33,6 +33,9 @@ def test_every_reason_has_a_code_of_its_own():
         (OSError(30, "Read-only file system"), "checkpoint"),
         (OSError(9, "Bad file descriptor"), "bug"),
         (jax.errors.JaxRuntimeError("INTERNAL: something"), "bug"),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllReduce failed: Read error [127.0.0.1]:41666: Connection reset by peer"), "hang"),
+        (CheckpointError("step 5 could not be written: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:7"), "hang"),
+        (DataError("gs://b/x: Connection reset by peer"), "data"),
     ],
 )
 def test_errors_count_as(error: BaseException, reason: str):
