@@ -17,7 +17,7 @@ from traceback import print_exc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.check import check
-from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
+from ofa_jax.config.errors import ConfigError, FailedSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
 from ofa_jax.monitor.exits import REASONS, Life, end_at_once, is_of_the_disk, reason_of
@@ -42,7 +42,7 @@ def main(argv: list[str], life: Life | None = None) -> int:
             print_exc()
         if life.began:
             print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr, flush=True)
-        if isinstance(error, HungSaveError) or reason == "hang":
+        if isinstance(error, FailedSaveError) or reason == "hang":
             sys.stdout.flush()
             os._exit(code)  # Python would wait for the threads of the save, JAX for the host that is lost
         return code

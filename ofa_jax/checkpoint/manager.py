@@ -27,7 +27,7 @@ from ofa_jax.checkpoint.following import Save, Saved
 from ofa_jax.checkpoint.retention import BestOf
 from ofa_jax.checkpoint.staging import HostCopy, on_cpu
 from ofa_jax.checkpoint.trees import from_parts, like, nested, parts_of, walk
-from ofa_jax.config.errors import CheckpointError, DamagedError, HungSaveError
+from ofa_jax.config.errors import CheckpointError, DamagedError, FailedSaveError, HungSaveError
 from ofa_jax.config.schema import AnyRun, CheckpointConfig, RunConfig
 from ofa_jax.parallel import hosts
 
@@ -188,21 +188,21 @@ class CheckpointManager:
                     response = begin()
                 except (OSError, ValueError) as error:
                     self._failed = True
-                    raise HungSaveError(self._not_written(self._save, error)) from error  # the others may wait in Orbax for this process
+                    raise FailedSaveError(self._not_written(self._save, error)) from error  # the others may wait in Orbax for this process
                 self._save.follow(lambda: response)
             self._save.blocked_s = time.monotonic() - began
         if wait:
             self.wait()
 
     def check(self) -> None:
-        """Returns at once. Raises `CheckpointError` with the cause when the save under way has failed, `HungSaveError` when it is not done
+        """Returns at once. Raises `FailedSaveError` with the cause when the save under way has failed, `HungSaveError` when it is not done
         by its deadline; where there are other processes, this one's failure alone."""
         if self._save is not None:
             self._settle(0.0)
 
     def wait(self) -> None:
         """Returns when no save is under way. Raises what `check` does. All processes must call it, also one whose save has failed: where
-        one of them has, all raise `HungSaveError`, as the threads of the others wait for it."""
+        one of them has, all raise `FailedSaveError`, as the threads of the others wait for it."""
         if hosts.count() > 1:
             self._wait_together()
         elif self._save is not None:
@@ -227,7 +227,7 @@ class CheckpointManager:
                 if hosts.is_first():
                     time.sleep(_ASK_EVERY_S)  # JAX ends the others, in words of its own, when the first is gone
                 host, sentence = min(failed.items())
-                raise HungSaveError(f"on host {host} of {len(words)}: {sentence}")
+                raise FailedSaveError(f"on host {host} of {len(words)}: {sentence}")
             if not any(words):
                 return
 
@@ -251,7 +251,7 @@ class CheckpointManager:
         if save.error is not None:
             self._failed = True
             self._failure = self._not_written(save, save.error)
-            raise CheckpointError(self._failure) from save.error
+            raise FailedSaveError(self._failure) from save.error
         self._done.append(Saved(save.step, save.blocked_s, save.ended - save.began))
 
     def _not_written(self, save: Save, error: BaseException) -> str:
