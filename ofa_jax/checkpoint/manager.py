@@ -237,7 +237,8 @@ class CheckpointManager:
         save.join(timeout_s)
         took = time.monotonic() - save.began
         folder = self.directory / str(save.step)
-        if save.ended is None:
+        error = save.failing() if save.ended is None and hosts.count() > 1 else None
+        if save.ended is None and error is None:
             if took < self.plan.deadline_s:
                 return
             self._failed = True
@@ -247,11 +248,12 @@ class CheckpointManager:
                 "processes run; the same command goes on from the checkpoint before"
             )
             raise HungSaveError(self._failure)
-        self._save = None
-        if save.error is not None:
+        self._save, error = None, error or save.error
+        if error is not None:
             self._failed = True
-            self._failure = self._not_written(save, save.error)
-            raise FailedSaveError(self._failure) from save.error
+            self._failure = self._not_written(save, error)
+            raise FailedSaveError(self._failure) from error
+        assert save.ended is not None
         self._done.append(Saved(save.step, save.blocked_s, save.ended - save.began))
 
     def _not_written(self, save: Save, error: BaseException) -> str:

@@ -27,7 +27,7 @@ class DamagedError(CheckpointError):
 
 
 class FailedSaveError(CheckpointError):
-    """A save that failed. Its other threads may wait for ever, and cannot be ended: whoever catches this leaves the process by `os._exit`."""
+    """A save that failed. Its other threads may wait for ever and cannot be ended: who catches this leaves the process by `os._exit`."""
 
 
 class HungSaveError(FailedSaveError):

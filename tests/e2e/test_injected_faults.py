@@ -190,7 +190,7 @@ def test_a_save_that_fails_on_one_host_ends_the_run_on_both(tmp_path: Path, fail
     ends = [lines(workdir / f"lives_{host}.jsonl")[-1] for host in (0, 1)]
     assert [end["reason"] for end in ends] == ["checkpoint"] * 2 and ends[0]["step"] == ends[1]["step"]
     kept = max(committed(workdir))
-    assert ends[0]["step"] <= kept + EVERY + 5, "both stopped within a few steps of the save that failed"
+    assert ends[0]["step"] <= kept + 2 * EVERY, "the failure of one save is known when the next is due"
     said = run(command("run", *FLAGS, steps=kept + 1), tmp_path)
     assert f"going on from step {kept}" in said
 
