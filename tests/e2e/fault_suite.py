@@ -9,7 +9,7 @@ throughout), `changing` (float64; one process of 1, 2 or 4 devices or two of one
 
 Judged against an uninterrupted run of the same kind: every life goes on from the newest committed checkpoint; SIGTERM loses no step, and
 ends all processes with 75 at the same step; each batch led to the final parameters once, and is the uninterrupted run's; the last state
-is the same to the last bit (`one`, `two`), or its parameters to 1e-6 of a tensor's largest entry (`changing`). Every life is a line of
+is the same to the last bit (`one`, `two`), or its parameters to 1e-6 (`changing`). Every life is a line of
 `DIR/journal.jsonl`, and the same command goes on after a kill of its own. Exit code 1 where anything did not hold.
 
 A config needs an evaluation set, and data that lies where it says, or generated fixtures. The other flags: `python ... --help`.
@@ -48,7 +48,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kills_per_run", type=int, default=25)
     parser.add_argument("--runs", default="one,changing,two,changing,changing,changing", help=f"kinds of runs, in turn: {', '.join(KINDS)}")
     parser.add_argument("--devices", default="1,2,4", help="numbers of devices of one process, in changing runs")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--save_every", type=int, default=5, help="steps")
     parser.add_argument("--evaluate_every", type=int, default=10, help="steps")
     parser.add_argument("--hang_s", type=float, default=60.0, help="of the runs (config field hang_s)")
