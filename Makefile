@@ -1,7 +1,7 @@
 # What a person types here. Every target makes the virtual environment it needs, once.
 #   make quickstart                    prepare data, train a nano OFA on all eight tasks, evaluate it, write a report
 #   make test | make test-full         the tests (fast tier | with real sizes and ahead-of-time compilation)
-#   make faults                        kills a small training run 150 times, in every phase, and judges what it comes to (an hour and a half)
+#   make faults                        kills a small training run 150 times, in every phase, and judges what it comes to (about an hour)
 #   make lint                          ruff and mypy
 #   make prepare-env                   .venv with Apache Beam and readers of other formats: launch/prepare.py build
 #   make serve-env                     .venv-serve, with gradio: launch/predict.py --serve, a page in the browser

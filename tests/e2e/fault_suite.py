@@ -52,7 +52,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save_every", type=int, default=5, help="steps")
     parser.add_argument("--evaluate_every", type=int, default=10, help="steps")
     parser.add_argument("--hang_s", type=float, default=60.0, help="of the runs (config field hang_s)")
-    parser.add_argument("--patience_s", type=float, default=25.0, help="after which a process that outlives the other one is killed too")
+    parser.add_argument("--patience_s", type=float, default=15.0, help="after which a process that outlives the other one is killed too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause_while", type=Path, help="a file: no life is begun while it exists")
     found = parser.parse_args(argv)
@@ -240,7 +240,10 @@ class Suite:
             # The second save proves the first: a run that were always killed in its first would not come forward.
             "save": self.options.save_every + 1 if left > 2 * self.options.save_every and draw.random() < 0.5 else 1,
         }
-        return Aim(record.aimed, name, tuple(hosts), after.get(record.aimed, 0), draw.uniform(0, self.limits[record.aimed]))
+        limit_s = self.limits[record.aimed]
+        if record.aimed == "step":  # of which few may be left
+            limit_s *= min(left / (2 * self.options.save_every), 1.0)
+        return Aim(record.aimed, name, tuple(hosts), after.get(record.aimed, 0), draw.uniform(0, limit_s))
 
     def _adapt(self, phase: str, *, missed: bool) -> None:
         """Phases are as long as model and machine make them: kills come anywhere in them, and seldom behind their end."""
