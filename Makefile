@@ -1,6 +1,7 @@
 # What a person types here. Every target makes the virtual environment it needs, once.
 #   make quickstart                    prepare data, train a nano OFA on all eight tasks, evaluate it, write a report
 #   make test | make test-full         the tests (fast tier | with real sizes and ahead-of-time compilation)
+#   make faults                        kills a small training run 150 times, in every phase, and judges what it comes to (about an hour)
 #   make lint                          ruff and mypy
 #   make prepare-env                   .venv with Apache Beam and readers of other formats: launch/prepare.py build
 #   make serve-env                     .venv-serve, with gradio: launch/predict.py --serve, a page in the browser
@@ -8,7 +9,7 @@
 # PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or 3.12) of a new environment; CONFIG= chooses another quickstart.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full lint prepare-env serve-env tpu-env
+.PHONY: help quickstart test test-full faults lint prepare-env serve-env tpu-env
 
 VENV := .venv
 SERVE_VENV := .venv-serve
@@ -53,7 +54,7 @@ define make_env
 endef
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 # One environment, filled as far as a target needs it.
 $(VENV)/.run: requirements.txt
@@ -103,3 +104,9 @@ test-full: $(VENV)/.made $(SERVE_VENV)/.made
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile --no-loadscope-reorder -m "not serve"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not serve"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(SERVE_VENV)/bin/python -m pytest -q -m serve
+
+# The same command goes on where it was stopped; runs/faults has the journal and everything that the runs printed.
+FAULTS ?= tests/e2e/fault_run.py
+KILLS ?= 150
+faults: $(VENV)/.made
+	$(TEST_ENV) $(VENV)/bin/python tests/e2e/fault_suite.py --config=$(FAULTS) --workdir=runs/faults --kills=$(KILLS) --out=docs/results/faults.json

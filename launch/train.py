@@ -17,17 +17,17 @@ from traceback import print_exc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.check import check
-from ofa_jax.config.errors import ConfigError, HungSaveError, UserError
+from ofa_jax.config.errors import ConfigError, FailedSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
-from ofa_jax.monitor.exits import REASONS, Life, reason_of
+from ofa_jax.monitor.exits import REASONS, Life, end_at_once, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command line `argv` (its first element is the program) and returns the exit code."""
+def main(argv: list[str], life: Life | None = None) -> int:
+    """Runs the command line `argv` (its first element is the program), notes it in `life`, and returns the exit code."""
     traceback = "--traceback" in argv
-    life = Life()
+    life = life or Life()
     try:
         reason = _train([word for word in argv if word != "--traceback"], life)
         return life.end(reason)
@@ -36,15 +36,15 @@ def main(argv: list[str]) -> int:
         code = life.end(reason, f"{type(error).__name__}: {error}"[:2_000])
         if traceback or isinstance(error, SystemExit):
             raise
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | KeyboardInterrupt) or is_of_the_disk(error):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         else:
             print_exc()
         if life.began:
             print(f"ended: {reason} ({code}) at step {life.step}: {REASONS[reason].means}", file=sys.stderr, flush=True)
-        if isinstance(error, HungSaveError):
+        if isinstance(error, FailedSaveError) or reason == "hang":
             sys.stdout.flush()
-            os._exit(code)  # Python would wait for the threads of the save, which hang
+            os._exit(code)  # Python would wait for the threads of the save, JAX for the host that is lost
         return code
 
 
@@ -97,10 +97,9 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
     from ofa_jax.data.usage import Usage
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
-    from ofa_jax.train.hooks import Evaluate, FollowLife, Hook, StopOnRejects, TimeByCause, WriteDigests
+    from ofa_jax.train.hooks import Evaluate, Hook, StopOnRejects, WriteDigests
     from ofa_jax.train.loop import train
-    from ofa_jax.train.reporting import reporting_hooks
-    from ofa_jax.train.tracing import TraceOnDemand
+    from ofa_jax.train.reporting import host_hooks, reporting_hooks
 
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
@@ -113,7 +112,7 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
     )
     pipeline, identity = training_pipeline(config, host=hosts.index(), num_hosts=hosts.count(), quarantine=quarantine)
     task_names = () if isinstance(config, VQGANRunConfig) else TASK_NAMES
-    hooks: list[Hook] = [TraceOnDemand(workdir, at_step=config.monitor.trace_step), FollowLife(life, heartbeat), TimeByCause()]
+    hooks: list[Hook] = host_hooks(config, workdir, life, heartbeat)
     if hosts.is_first():
         usage = Usage(config.data, pipeline.members())
         hooks += reporting_hooks(config, workdir, usage, task_names=task_names, num_hosts=hosts.count())
@@ -146,4 +145,6 @@ def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: lis
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    this_life = Life()
+    end_at_once(this_life)
+    sys.exit(main(sys.argv, this_life))

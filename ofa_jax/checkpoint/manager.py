@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +23,11 @@ from orbax.checkpoint import v1 as ocp
 
 from ofa_jax.checkpoint.about import About, from_metadata, to_metadata, versions
 from ofa_jax.checkpoint.digests import DIGESTS_FILE, find_damage, write_digests
+from ofa_jax.checkpoint.following import Save, Saved
 from ofa_jax.checkpoint.retention import BestOf
 from ofa_jax.checkpoint.staging import HostCopy, on_cpu
 from ofa_jax.checkpoint.trees import from_parts, like, nested, parts_of, walk
-from ofa_jax.config.errors import CheckpointError, DamagedError, HungSaveError
+from ofa_jax.config.errors import CheckpointError, DamagedError, FailedSaveError, HungSaveError
 from ofa_jax.config.schema import AnyRun, CheckpointConfig, RunConfig
 from ofa_jax.parallel import hosts
 
@@ -36,6 +36,8 @@ DAMAGED = ".damaged"  # behind the name of a folder that was moved aside
 _TEMPORARY = ".orbax-checkpoint-tmp"  # Orbax's, behind the name of a folder that is being written
 _ALWAYS_THERE = ("params", "counters")  # parts of every checkpoint, that of imported weights too
 _NEVER_ADDED = (*_ALWAYS_THERE, "opt_state")  # parts of every state that was trained: none is filled in
+_ASK_EVERY_S = 1.0  # processes that wait for a save ask each other so often how it goes
+_UNDER_WAY = "under way"
 _MARGIN_S = 60.0  # Orbax gives up so much later than we do, so that it is our sentence that is read
 
 
@@ -49,49 +51,12 @@ class RestoredParams:
     averaged: bool  # params are the average of the weights
 
 
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """A save that is done."""
-
-    step: int
-    blocked_s: float  # that training waited for: an earlier save, the copy of the state, Orbax's preparations
-    save_s: float  # from the call until the checkpoint is on disk and what it replaces is deleted
-
-
 def find_run(path: str | Path) -> tuple[Path, int | None]:
     """Returns (a run's folder, the step or None) for the path of a run, of its `checkpoints` folder or of one checkpoint."""
     path = Path(path)
     if path.name.isdigit() and path.parent.name == "checkpoints":
         return path.parent.parent, int(path.name)
     return (path.parent if path.name == "checkpoints" else path), None
-
-
-class _Save:
-    """A save under way: a thread waits for it and keeps how it ended, so that nobody else has to."""
-
-    def __init__(self, step: int, metadata: Mapping[str, Any], began: float):
-        self.step, self.metadata, self.began = step, metadata, began
-        self.blocked_s = 0.0
-        self.ended: float | None = None
-        self.error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def follow(self, begin: Callable[[], Any]) -> None:
-        """Calls `begin`, which returns Orbax's answer, and waits for it, in a thread that does not keep the process when it hangs."""
-
-        def wait() -> None:
-            try:
-                begin().result()
-            except BaseException as error:  # noqa: BLE001 -- raised in the training thread, by whoever asks
-                self.error = error
-            self.ended = time.monotonic()
-
-        self._thread = threading.Thread(target=wait, name=f"save {self.step}", daemon=True)
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> None:
-        if self._thread is not None:
-            self._thread.join(max(timeout_s, 0.0))
 
 
 class CheckpointManager:
@@ -110,9 +75,9 @@ class CheckpointManager:
         folders = sorted(p.name for p in self.directory.iterdir() if p.is_dir()) if self.directory.is_dir() else []
         self.unmarked = tuple(name for name in folders if name.isdigit() and not (self.directory / name / COMMIT_MARKER).exists())
         self.incomplete = tuple(name for name in folders if _TEMPORARY in name)
-        self._save: _Save | None = None
+        self._save: Save | None = None
         self._done: list[Saved] = []
-        self._failed = False
+        self._failed, self._failure = False, ""  # whether a save of this process has, and the sentence that says how
         self._copy: HostCopy | None = None
         self._scores: dict[int, float | None] = {}
         self._writer: ocp.training.Checkpointer | None = None
@@ -206,7 +171,7 @@ class CheckpointManager:
             )
             metadata = to_metadata(about)
             self._scores[step] = metadata["metrics"].get(self.plan.best_metric)
-            self._save = _Save(step, metadata, began)
+            self._save = Save(step, metadata, began)
             if not wait:
                 self.prepare(state)
             usable = self._copy is not None and self._copy.fits(state)
@@ -219,22 +184,52 @@ class CheckpointManager:
             if usable and hosts.count() == 1:
                 self._save.follow(begin)  # the state is copied; with several processes Orbax must be called in the same order by all
             else:
-                response = begin()
+                try:
+                    response = begin()
+                except (OSError, ValueError) as error:
+                    self._failed = True
+                    raise FailedSaveError(self._not_written(self._save, error)) from error  # the others may wait in Orbax for this process
                 self._save.follow(lambda: response)
             self._save.blocked_s = time.monotonic() - began
         if wait:
             self.wait()
 
     def check(self) -> None:
-        """Returns at once. Raises `CheckpointError` with the cause when the save under way has failed, `HungSaveError` when it is not done
-        by its deadline."""
+        """Returns at once. Raises `FailedSaveError` with the cause when the save under way has failed, `HungSaveError` when it is not done
+        by its deadline; where there are other processes, this one's failure alone."""
         if self._save is not None:
             self._settle(0.0)
 
     def wait(self) -> None:
-        """Returns when no save is under way. Raises what `check` does."""
-        if self._save is not None:
-            self._settle(self._save.began + self.plan.deadline_s - time.monotonic())
+        """Returns when no save is under way. Raises what `check` does. All processes must call it, also one whose save has failed: where
+        one of them has, all raise `FailedSaveError`, as the threads of the others wait for it."""
+        if hosts.count() > 1:
+            self._wait_together()
+        elif self._save is not None:
+            self._settle(self._left_s())
+
+    def _left_s(self) -> float:
+        return 0.0 if self._save is None else self._save.began + self.plan.deadline_s - time.monotonic()
+
+    def _wait_together(self) -> None:
+        while True:
+            said = self._failure
+            if not said and self._save is not None:
+                try:
+                    self._settle(min(_ASK_EVERY_S, self._left_s()))
+                except CheckpointError as error:
+                    said = str(error)
+            own = said or ("" if self._save is None else _UNDER_WAY)
+            words = [word.decode() for word in hosts.gather(own.encode())]
+            failed = {host: word for host, word in enumerate(words) if word and word != _UNDER_WAY}
+            if failed:
+                self._failed = True
+                if hosts.is_first():
+                    time.sleep(_ASK_EVERY_S)  # JAX ends the others, in words of its own, when the first is gone
+                host, sentence = min(failed.items())
+                raise FailedSaveError(f"on host {host} of {len(words)}: {sentence}")
+            if not any(words):
+                return
 
     def _settle(self, timeout_s: float) -> None:
         save = self._save
@@ -242,22 +237,27 @@ class CheckpointManager:
         save.join(timeout_s)
         took = time.monotonic() - save.began
         folder = self.directory / str(save.step)
-        if save.ended is None:
+        error = save.failing() if save.ended is None and hosts.count() > 1 else None
+        if save.ended is None and error is None:
             if took < self.plan.deadline_s:
                 return
             self._failed = True
-            raise HungSaveError(
+            self._failure = (
                 f"{folder}: the save of step {save.step} is not done after {took:.0f} s, expected at most checkpoint.deadline_s="
                 f"{self.plan.deadline_s:g}; look at the disk (df, dmesg), at network file systems, and at whether all "
                 "processes run; the same command goes on from the checkpoint before"
             )
-        self._save = None
-        if save.error is not None:
+            raise HungSaveError(self._failure)
+        self._save, error = None, error or save.error
+        if error is not None:
             self._failed = True
-            raise CheckpointError(
-                f"{folder}: the checkpoint of step {save.step} could not be written: {_first_line(save.error)}"
-            ) from save.error
+            self._failure = self._not_written(save, error)
+            raise FailedSaveError(self._failure) from error
+        assert save.ended is not None
         self._done.append(Saved(save.step, save.blocked_s, save.ended - save.began))
+
+    def _not_written(self, save: Save, error: BaseException) -> str:
+        return f"{self.directory / str(save.step)}: the checkpoint of step {save.step} could not be written: {_first_line(error)}"
 
     def done(self) -> list[Saved]:
         """Returns the saves that were found done by `check` or `wait` since this was asked last."""
@@ -276,7 +276,8 @@ class CheckpointManager:
         if self._failed:
             return
         try:
-            self.wait()
+            if self._save is not None:  # of this process alone: it may be here because of an error that the others do not have
+                self._settle(self._left_s())
         finally:
             if self._writer is not None and not self._failed:
                 self._writer.close()

@@ -26,8 +26,12 @@ class DamagedError(CheckpointError):
     """A checkpoint whose files are not what was saved. An older one may be whole."""
 
 
-class HungSaveError(CheckpointError):
-    """A save that was not done by its deadline. Its threads cannot be ended: whoever catches this leaves the process by `os._exit`."""
+class FailedSaveError(CheckpointError):
+    """A save that failed. Its other threads may wait for ever and cannot be ended: who catches this leaves the process by `os._exit`."""
+
+
+class HungSaveError(FailedSaveError):
+    """A save that was not done by its deadline."""
 
 
 class ConvertError(UserError):

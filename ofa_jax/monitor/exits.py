@@ -7,8 +7,11 @@ looks after it reads the records, which also tell of a life that ended without a
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +33,10 @@ REASONS = {
     "data": Reason(65, "data that is missing, damaged or mostly unusable (EX_DATAERR)", False),
     "bug": Reason(70, "an error that nobody foresaw; its traceback is above (EX_SOFTWARE)", False),
     "oom": Reason(71, "out of memory, of the device or of the host (EX_OSERR)", False),
-    "checkpoint": Reason(74, "a checkpoint that cannot be written or read (EX_IOERR)", False),
-    "preempted": Reason(75, "stopped by a signal after saving (EX_TEMPFAIL)", True),
+    "checkpoint": Reason(74, "a checkpoint, or another file of the run, that cannot be written or read (EX_IOERR)", False),
+    "preempted": Reason(75, "stopped by a signal, with all steps saved (EX_TEMPFAIL)", True),
     "nan": Reason(76, "too many steps in a row with a loss or gradient that is not finite or far too large", False),
-    "hang": Reason(77, "a step or another host that did not come back by its deadline", True),
+    "hang": Reason(77, "a step or another host that did not come back", True),
 }
 
 
@@ -55,10 +58,19 @@ _OF_ERRORS: tuple[tuple[type[BaseException], str], ...] = (
 )
 _DEVICE_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")  # by name: this side does not import JAX
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+_LOST_HOST = ("reset by peer", "closed by peer", "timed out", "Timed out")  # of a transfer between hosts, which Gloo makes on CPUs
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Returns whether a file could not be written because of its disk (full, over quota, read only, broken), where no traceback helps."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
 
 
 def reason_of(error: BaseException) -> str:
     """Returns the name in `REASONS` of what ended a run by an exception."""
+    if "Gloo" in str(error) and any(words in str(error) for words in _LOST_HOST):
+        return "hang"  # also where a save met it: no disk is to blame
     for kind, reason in _OF_ERRORS:
         if isinstance(error, kind):
             return reason
@@ -67,6 +79,8 @@ def reason_of(error: BaseException) -> str:
         return "oom"
     if isinstance(error, KeyboardInterrupt):
         return "preempted"
+    if is_of_the_disk(error):
+        return "checkpoint"
     return "bug"
 
 
@@ -85,7 +99,8 @@ class Life:
         path = workdir / f"lives_{host}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         said = _last_words(path)
-        if path.exists() and not path.read_bytes().endswith(b"\n"):  # a line that a kill cut off
+        # A line that a kill cut off; a disk that was full leaves the first one empty.
+        if path.exists() and not (written := path.read_bytes()).endswith(b"\n") and written:
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n")
         self._path = path
@@ -98,16 +113,37 @@ class Life:
         return self._path is not None
 
     def end(self, reason: str, message: str = "") -> int:
-        """Notes the end and returns the exit code. Without a `begin` before, as with a mistake in the command line, nothing is noted."""
+        """Notes the end and returns the exit code. Without a `begin` before, as with a mistake in the command line, nothing is noted. A
+        disk that takes no note, which may be what ends the run, is told on stderr."""
         found = REASONS[reason]
         if self._path is not None:
-            self._write({"event": "end", "reason": reason, "code": found.code, "step": self.step, "message": message})
+            try:
+                self._write({"event": "end", "reason": reason, "code": found.code, "step": self.step, "message": message})
+            except OSError as error:
+                print(f"the end of the run cannot be noted: {error}", file=sys.stderr, flush=True)
         return found.code
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, ensure_ascii=False) + "\n")
+
+
+def end_at_once(life: Life) -> None:
+    """Makes SIGTERM and Ctrl-C end this process at once, with the code and the note of a preemption, until the training loop takes them
+    over: before its first step there is nothing to save. Call in the main thread.
+
+    No exception is raised: Orbax takes one that comes while it reads for damage of the checkpoint.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        said = f"{signal.Signals(number).name} while there was nothing to be saved"
+        code = life.end("preempted", said)
+        print(f"ended: preempted ({code}) at step {life.step}: {said}", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _last_words(path: Path) -> str:

@@ -8,6 +8,7 @@ that the training loop knows. Other platforms send that signal themselves (Kuber
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def read_notice(server: str) -> str:
             if error.code == 404:  # a machine that knows no such notice
                 continue
             raise
+        except http.client.HTTPException as error:
+            raise OSError(f"{name}: no whole answer ({error!r})") from error
         if value not in harmless:
             return f"{name} {value}"
     return ""

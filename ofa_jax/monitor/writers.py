@@ -11,11 +11,14 @@ import logging
 import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from ofa_jax.config.errors import ConfigError
 
@@ -64,18 +67,28 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes the same numbers as TensorBoard scalars, below `folder`."""
+    """Writes the same numbers as TensorBoard scalars, below `folder`.
+
+    It writes in the training thread, as the thread of tensorboardX's own writer ends on a full disk without a word, and a full queue
+    before it then stops the run for ever.
+    """
 
     def __init__(self, folder: Path, *, step: int):
-        """Opens a new event file; TensorBoard hides earlier events of steps beyond `step`."""
-        self._writer = SummaryWriter(logdir=str(folder), purge_step=step + 1, flush_secs=30)
+        """Opens a new event file; TensorBoard hides earlier events of steps beyond `step`. Raises OSError, as `write` does."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=step + 1, file_version="brain.Event:2"))
+        self._writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._writer.flush()
 
     def write(self, record: Mapping[str, Number]) -> None:
         """Adds every entry but "step" and "data_step" as a scalar at `record["step"]`."""
-        step = int(record["step"])
+        step, now = int(record["step"]), time.time()
         for name, value in record.items():
             if name not in ("step", "data_step"):
-                self._writer.add_scalar(name, value, step)
+                self._writer.write_event(Event(wall_time=now, step=step, summary=scalar(name, value)))
+        self._writer.flush()
 
     def close(self) -> None:
         """Writes what is buffered and closes the file."""

@@ -27,8 +27,8 @@ class Hook:
         """Called once before the first turn, with the step the run goes on from."""
 
     def phase(self, step: int, name: str) -> None:
-        """Called where the loop, with `step` steps made, begins to "evaluate", to "save", to wait for "data", to "compile" (the first
-        step) or to "step"."""
+        """Called where the run begins to "restore" the state that it starts from, and where the loop, with `step` steps made, begins to
+        "evaluate", to "save", to wait for "data", to "compile" (the first step) or to "step"."""
 
     def is_evaluation(self, step: int, *, last: bool) -> bool:
         """Says whether `evaluate` will take as long as an evaluation does: the phase is then called so, and the state given to it is for

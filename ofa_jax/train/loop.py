@@ -96,6 +96,8 @@ def train(
         manager = CheckpointManager(workdir, config.checkpoint)
         stack.callback(manager.close)
         events = CheckpointEvents(workdir)
+        for hook in hooks:
+            hook.phase(0, "restore")
         state, consents = start_state(
             config, manager, identity=identity, mesh=mesh, abstract=abstract, allow=allow, events=events, say=_say
         )

@@ -1,4 +1,4 @@
-"""What the first host of a run reports: the hooks that write, print and compare, in the order of their numbers."""
+"""The hooks that every run has: those of each host, and what the first one writes, prints and compares."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 from ofa_jax.config.render import leaves
 from ofa_jax.config.schema import AnyRun
+from ofa_jax.monitor.exits import Life
+from ofa_jax.monitor.heartbeat import Heartbeat
+from ofa_jax.monitor.maintenance import MaintenanceWatch, metadata_server
 from ofa_jax.monitor.reference import Band, read_band
 from ofa_jax.monitor.writers import Number, WeightsAndBiases
-from ofa_jax.train.hooks import Hook, ProgressLine, WriteMetrics
+from ofa_jax.train.hooks import FollowLife, Hook, ProgressLine, TimeByCause, WriteMetrics
 from ofa_jax.train.speed import WatchSpeed
+from ofa_jax.train.tracing import TraceOnDemand
 from ofa_jax.train.watch import SourceUsage, WatchData
 
 
@@ -35,6 +39,26 @@ class WriteElsewhere(Hook):
 
     def close(self) -> None:
         self._writer.close()
+
+
+class FollowNotices(Hook):
+    """Hears Google's notices that this host's machine will end, where there are any (`monitor/maintenance`)."""
+
+    def __init__(self) -> None:
+        self._watch: MaintenanceWatch | None = None
+
+    def start(self, step: int) -> None:
+        self._watch = MaintenanceWatch(metadata_server())
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+
+def host_hooks(config: AnyRun, workdir: Path, life: Life, heartbeat: Heartbeat) -> list[Hook]:
+    """Returns the hooks of every host: traces on demand, what the run is at, notices of maintenance, time by cause."""
+    tracing = TraceOnDemand(workdir, at_step=config.monitor.trace_step)
+    return [tracing, FollowLife(life, heartbeat), FollowNotices(), TimeByCause()]
 
 
 def reporting_hooks(config: AnyRun, workdir: Path, usage: SourceUsage, *, task_names: Sequence[str], num_hosts: int) -> list[Hook]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ofa_jax.checkpoint.manager import CheckpointManager
-from ofa_jax.config.errors import ConfigError, nearest
+from ofa_jax.config.errors import CheckpointError, ConfigError, nearest
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
@@ -43,6 +45,7 @@ class Saving:
         self._identity, self._consents = identity, consents
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._numbers: dict[str, Number] = {}
+        self._asked = False  # for a stop, after a failure
 
     @property
     def manager(self) -> CheckpointManager:
@@ -81,8 +84,17 @@ class Saving:
         self._note()
 
     def check(self) -> None:
-        """Returns at once; raises `CheckpointError` where the save under way has failed or is late."""
-        self._manager.check()
+        """Returns at once; raises `CheckpointError` where the save under way has failed or is late. One of several processes must not end
+        alone, as the others would wait for it: it asks for a stop, which all make at the same step, where they tell each other
+        (`CheckpointManager.wait`)."""
+        try:
+            self._manager.check()
+        except CheckpointError:
+            if hosts.count() == 1:
+                raise
+            if not self._asked:
+                self._asked = True
+                os.kill(os.getpid(), signal.SIGTERM)  # what JAX's preemption service hears
         self._note()
 
     def numbers(self) -> dict[str, Number]:

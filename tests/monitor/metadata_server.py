@@ -30,7 +30,7 @@ def metadata_server(answers: dict[str, str]) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield "127.0.0.1:{}".format(server.server_address[1])
+        yield f"127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

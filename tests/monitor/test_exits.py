@@ -29,8 +29,13 @@ def test_every_reason_has_a_code_of_its_own():
         (MemoryError(), "oom"),
         (KeyboardInterrupt(), "preempted"),
         (KeyError("x"), "bug"),
-        (OSError(28, "No space left on device"), "bug"),
+        (OSError(28, "No space left on device"), "checkpoint"),
+        (OSError(30, "Read-only file system"), "checkpoint"),
+        (OSError(9, "Bad file descriptor"), "bug"),
         (jax.errors.JaxRuntimeError("INTERNAL: something"), "bug"),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllReduce failed: Read error [127.0.0.1]:41666: Connection reset by peer"), "hang"),
+        (CheckpointError("step 5 could not be written: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:7"), "hang"),
+        (DataError("gs://b/x: Connection reset by peer"), "data"),
     ],
 )
 def test_errors_count_as(error: BaseException, reason: str):
@@ -62,3 +67,12 @@ def test_lives_are_noted_and_told_to_the_next(tmp_path: Path):
     records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     assert [record["event"] for record in records[:5]] == ["start", "end", "start", "start", "end"]
     assert records[0]["devices"] == "1 cpu" and records[4]["code"] == 65
+
+
+def test_a_disk_that_takes_no_note_of_the_end_leaves_the_code(tmp_path: Path, capsys):
+    life = Life()
+    life.begin(tmp_path, host=0, facts={})
+    (tmp_path / "lives_0.jsonl").unlink()
+    (tmp_path / "lives_0.jsonl").symlink_to("/dev/full")
+    assert life.end("checkpoint") == 74
+    assert "the end of the run cannot be noted: [Errno 28] No space left on device" in capsys.readouterr().err

@@ -28,6 +28,23 @@ def test_a_beat_says_what_the_loop_is_at(tmp_path: Path):
     assert read_beats(tmp_path) == []
 
 
+def test_a_phase_is_written_down_when_it_begins_but_steps_are_not(tmp_path: Path):
+    watch = Heartbeat(tmp_path, host=0, deadline_s=0, on_hang=lambda said: None, write_every_s=60)
+    watch.enter(4, "restore")
+    wait_for(lambda: [beat.phase for beat in read_beats(tmp_path)] == ["restore"])
+    watch.enter(4, "data")
+    wait_for(lambda: [beat.phase for beat in read_beats(tmp_path)] == ["data"])
+    watch.enter(4, "step")
+    watch.enter(5, "data")
+    time.sleep(0.5)
+    assert [(beat.step, beat.phase) for beat in read_beats(tmp_path)] == [(4, "data")]
+    watch.enter(5, "save")
+    wait_for(lambda: [(beat.step, beat.phase) for beat in read_beats(tmp_path)] == [(5, "save")])
+    began = time.monotonic()
+    watch.close()
+    assert time.monotonic() - began < 5, "the end does not wait for the next beat"
+
+
 def test_a_step_beyond_its_deadline_dumps_stacks_and_names_the_last_host(tmp_path: Path):
     (tmp_path / "heartbeat_1.json").write_text(
         json.dumps({"host": 1, "step": 41, "phase": "data", "since": time.time() - 90, "written": time.time() - 80})

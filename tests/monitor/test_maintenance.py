@@ -47,7 +47,7 @@ def test_a_notice_becomes_sigterm(capfd: pytest.CaptureFixture[str]):
 def test_silence_of_the_server_is_told_once(capfd: pytest.CaptureFixture[str]):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        server = "127.0.0.1:{}".format(probe.getsockname()[1])
+        server = f"127.0.0.1:{probe.getsockname()[1]}"
     watch = MaintenanceWatch(server, every_s=0.02)
     told = ""
     for _ in range(100):

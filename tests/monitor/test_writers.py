@@ -2,6 +2,9 @@
 
 import json
 import math
+import resource
+
+import pytest
 
 from ofa_jax.monitor.writers import JsonLines, TensorBoard
 
@@ -40,3 +43,17 @@ def test_tensorboard_events_are_written(tmp_path):
     content = events.read_bytes()
     assert b"loss/total" in content
     assert b"data_step" not in content
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_write(tmp_path):
+    """Not a thread that ends without a word: the run would wait for it for ever."""
+    board = TensorBoard(tmp_path, step=0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            for step in range(1, 50):
+                board.write({"step": step, "loss/total": 0.25})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    board.close()
