@@ -4,6 +4,7 @@ tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sen
 decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
 modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
 codes [--image-px=256] [--rows=8]: pictures a second that the f=8 VQGAN of 8,192 codes encodes, with drawn weights, in f32 and bf16.
+save [--config=configs/ofa_base.py] [--rows=2]: how long the loop stands still for a save, and how many steps are made during it.
 data: rows of captions made on one core, beside decoding and resizing alone; with --peer, an environment with torch, Pillow and OpenCV,
 beside a torch DataLoader with OFA's transforms; with --sizes, what decoding large pictures at a smaller size gains and costs.
 """
@@ -30,19 +31,24 @@ def main(argv: list[str]) -> int:
     decode = commands.add_parser("decode")
     decode.add_argument("folder", type=Path, help="what launch/convert.py export wrote")
     decode.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
-    for name, value in (("batch", 4), ("image-px", 480), ("beam", 5), ("max-len", 16), ("no-repeat-ngram", 3), ("repeats", 3)):
-        decode.add_argument(f"--{name}", type=int, default=value)
     decode.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     codes = commands.add_parser("codes")
-    for name, value in (("image-px", 256), ("rows", 8), ("repeats", 3)):
-        codes.add_argument(f"--{name}", type=int, default=value)
+    save = commands.add_parser("save")
+    save.add_argument("--config", default="configs/ofa_base.py")
+    save.add_argument("--folder", type=Path, help="where checkpoints are written; default: the folder of temporary files")
     data = commands.add_parser("data")
     data.add_argument("--peer", default="", help="the Python of an environment with torch, Pillow and OpenCV")
     data.add_argument("--sizes", action="store_true", help="time large pictures too")
-    for name, value in (("images", 64), ("image-px", 384), ("repeats", 7)):
-        data.add_argument(f"--{name}", type=int, default=value)
+    for command, numbers in (
+        (decode, {"batch": 4, "image-px": 480, "beam": 5, "max-len": 16, "no-repeat-ngram": 3, "repeats": 3}),
+        (codes, {"image-px": 256, "rows": 8, "repeats": 3}),
+        (save, {"rows": 2, "repeats": 3}),
+        (data, {"images": 64, "image-px": 384, "repeats": 7}),
+    ):
+        for name, value in numbers.items():
+            command.add_argument(f"--{name}", type=int, default=value)
     flags = parser.parse_args(argv[1:])
-    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "data": data_rate}[flags.command]
+    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "save": save_times, "data": data_rate}[flags.command]
     try:
         print(measure(flags))
     except UserError as error:
@@ -56,9 +62,17 @@ def code_rate(flags: argparse.Namespace) -> str:
     from ofa_jax.config.schema import VQGANConfig
     from ofa_jax.models.vqgan_bench import time_encoder
 
-    found = time_encoder(VQGANConfig(), image_px=flags.image_px, rows=flags.rows, repeats=flags.repeats)
-    rates = ", ".join(f"{rate:.2f} pictures/s in {name}" for name, rate in found.pictures_per_s.items())
-    return f"codes: {rates} at {flags.image_px} px, {flags.rows} at a time, on {found.device}; {found.agreement:.4f} of the codes agree"
+    shape = {"image_px": flags.image_px, "rows": flags.rows}
+    return time_encoder(VQGANConfig(), **shape, repeats=flags.repeats).line(**shape)
+
+
+def save_times(flags: argparse.Namespace) -> str:
+    """Returns a line that says how long a save stops training."""
+    from ofa_jax.config.load import read_config
+    from ofa_jax.train.save_bench import time_saves
+
+    config = read_config(flags.config)
+    return time_saves(config, rows=flags.rows, saves=flags.repeats, folder=flags.folder).line(config.name)
 
 
 def data_rate(flags: argparse.Namespace) -> str:
@@ -84,7 +98,7 @@ def decode_rate(flags: argparse.Namespace) -> str:
     from ofa_jax.convert.state_files import read_state
     from ofa_jax.convert.transfer import read_model
     from ofa_jax.convert.weights import from_state
-    from ofa_jax.decode.bench import time_beam_search
+    from ofa_jax.decode.bench import compare, time_beam_search
     from ofa_jax.decode.rules import DecodeConfig
 
     config, state = read_model(read_state(flags.folder))
@@ -102,24 +116,8 @@ def decode_rate(flags: argparse.Namespace) -> str:
     what = (
         f"{config.name}, {flags.image_px} px, batch {flags.batch}, beam {flags.beam}, {flags.max_len} tokens, {flags.precision}, {device}"
     )
-    lines = [f"decode: {what}", _times("ofa_jax", ours.encoder_s, ours.search_s, flags.batch, ours.steps)]
-    if flags.peer:
-        peer = _peer_times(flags, source_ids, images)
-        lines.append(_times("peer", float(peer["encoder_s"]), float(peer["search_s"]), flags.batch, ours.steps))
-        whole = (peer["encoder_s"] + peer["search_s"]) / (ours.encoder_s + ours.search_s)
-        lines.append(
-            f"ratio: search {peer['search_s'] / ours.search_s:.2f}, encoder {peer['encoder_s'] / ours.encoder_s:.2f}, whole {whole:.2f}"
-        )
-        equal = int((peer["ids"] == ours.ids).all(1).sum())
-        difference = float(np.abs(peer["scores"] - ours.scores).max())
-        lines.append(f"equal tokens in {equal} of {flags.batch} rows, scores differ by at most {difference:.1e}")
-    return "\n".join(lines)
-
-
-def _times(name: str, encoder_s: float, search_s: float, batch: int, steps: int) -> str:
-    whole = batch / (encoder_s + search_s)
-    step = f"{search_s / steps * 1e3:.1f} a step"
-    return f"{name:8} encoder {encoder_s * 1e3:9.1f} ms   search {search_s * 1e3:9.1f} ms ({step})   {whole:.2f} images/s"
+    peer = _peer_times(flags, source_ids, images) if flags.peer else None
+    return "\n".join([f"decode: {what}", *compare(ours, peer, batch=flags.batch)])
 
 
 def _peer_times(flags: argparse.Namespace, source_ids: Any, images: Any) -> dict[str, Any]:

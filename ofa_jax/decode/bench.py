@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -68,3 +68,29 @@ def _fastest(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
         result = jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
     return result, min(times)
+
+
+def compare(ours: BeamTimes, peer: Mapping[str, np.ndarray] | None, *, batch: int) -> list[str]:
+    """Returns lines that say the times of searching `batch` rows, and where there is a `peer`, its times, the ratios and whether it found
+    the same.
+
+    peer: `encoder_s` and `search_s`, float [], `ids`, int [batch, length], and `scores`, float [batch], of the same inputs.
+    """
+    lines = [_times("ofa_jax", ours.encoder_s, ours.search_s, batch, ours.steps)]
+    if peer is not None:
+        encoder_s, search_s = float(peer["encoder_s"]), float(peer["search_s"])
+        whole = (encoder_s + search_s) / (ours.encoder_s + ours.search_s)
+        equal = int((peer["ids"] == ours.ids).all(1).sum())
+        difference = float(np.abs(peer["scores"] - ours.scores).max())
+        lines += [
+            _times("peer", encoder_s, search_s, batch, ours.steps),
+            f"ratio: search {search_s / ours.search_s:.2f}, encoder {encoder_s / ours.encoder_s:.2f}, whole {whole:.2f}",
+            f"equal tokens in {equal} of {batch} rows, scores differ by at most {difference:.1e}",
+        ]
+    return lines
+
+
+def _times(name: str, encoder_s: float, search_s: float, batch: int, steps: int) -> str:
+    whole = batch / (encoder_s + search_s)
+    step = f"{search_s / steps * 1e3:.1f} a step"
+    return f"{name:8} encoder {encoder_s * 1e3:9.1f} ms   search {search_s * 1e3:9.1f} ms ({step})   {whole:.2f} images/s"

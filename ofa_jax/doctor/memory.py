@@ -15,14 +15,12 @@ import jax
 import numpy as np
 
 from ofa_jax.config.schema import AnyRun
-from ofa_jax.data.batch import Block
 from ofa_jax.doctor.layout import placed_state
 from ofa_jax.doctor.report import Finding
-from ofa_jax.models.operations import sequences_a_row
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh
 from ofa_jax.train.state import abstract_state, with_shardings
-from ofa_jax.train.step import make_train_step
+from ofa_jax.train.step import abstract_blocks, make_train_step
 
 _TIGHT = 0.7  # share of a device's memory that may be taken before activations
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Ran out of memory")
@@ -65,33 +63,6 @@ def state_bytes(config: AnyRun, num_devices: int) -> StateBytes:
 def checkpoint_bytes(config: AnyRun) -> int:
     """Returns what the state takes on a disk, where it is not compressed."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(config)))
-
-
-def abstract_blocks(config: AnyRun, sharding: Any = None) -> dict[str, Block]:
-    """Returns the global batch as shapes and dtypes, as `train.step.put_batch` places it; `elements` are None there."""
-
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    blocks = {}
-    for block in config.data.row_blocks:
-        sequences = 0 if block.stream == "pictures" else block.rows * sequences_a_row(block)
-        pictures = block.stream != "text"
-        px = block.image_px
-        ids = array((sequences, block.target_len), np.int32)
-        blocks[block.name] = Block(
-            images=array((block.rows, px, px, 3), np.uint8) if pictures else None,
-            image_mask=array((block.rows,), np.bool_) if pictures else None,
-            hole_mask=array((block.rows,), np.bool_) if pictures else None,
-            source_ids=array((sequences, block.source_len), np.int32),
-            decoder_ids=ids,
-            target_ids=ids,
-            confidence=array((sequences,), np.float32),
-            code_mask=array((sequences,), np.bool_),
-            task_ids=array((sequences,), np.int32),
-            elements=None,  # type: ignore[arg-type]
-        )
-    return blocks
 
 
 def batch_bytes(config: AnyRun) -> int:

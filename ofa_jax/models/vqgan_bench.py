@@ -21,6 +21,11 @@ class CodeRates:
     pictures_per_s: dict[str, float]  # by precision, median of the repeats, pictures copied to the device and codes back
     agreement: float  # share of the codes that are equal in both precisions
 
+    def line(self, *, image_px: int, rows: int) -> str:
+        """Returns a sentence that says it."""
+        rates = ", ".join(f"{rate:.2f} pictures/s in {name}" for name, rate in self.pictures_per_s.items())
+        return f"codes: {rates} at {image_px} px, {rows} at a time, on {self.device}; {self.agreement:.4f} of the codes agree"
+
 
 def time_encoder(
     config: VQGANConfig, *, image_px: int, rows: int, repeats: int, precisions: tuple[str, ...] = ("f32", "bf16")

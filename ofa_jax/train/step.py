@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
+from ofa_jax.models.operations import sequences_a_row
 from ofa_jax.parallel.mesh import batch_sharding, replicated
 from ofa_jax.train.accumulation import accumulate
 from ofa_jax.train.guard import Verdict, judge, select
@@ -117,3 +118,30 @@ def put_batch(batch: Batch, mesh: Mesh) -> dict[str, Block]:
         return jax.make_array_from_process_local_data(sharding, array)
 
     return {name: jax.tree.map(put, block._replace(elements=None)) for name, block in batch.blocks.items()}
+
+
+def abstract_blocks(config: AnyRun, sharding: Any = None) -> dict[str, Block]:
+    """Returns the global batch as shapes and dtypes, as `put_batch` places it; `elements` are None there."""
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    blocks = {}
+    for block in config.data.row_blocks:
+        sequences = 0 if block.stream == "pictures" else block.rows * sequences_a_row(block)
+        pictures = block.stream != "text"
+        px = block.image_px
+        ids = array((sequences, block.target_len), np.int32)
+        blocks[block.name] = Block(
+            images=array((block.rows, px, px, 3), np.uint8) if pictures else None,
+            image_mask=array((block.rows,), np.bool_) if pictures else None,
+            hole_mask=array((block.rows,), np.bool_) if pictures else None,
+            source_ids=array((sequences, block.source_len), np.int32),
+            decoder_ids=ids,
+            target_ids=ids,
+            confidence=array((sequences,), np.float32),
+            code_mask=array((sequences,), np.bool_),
+            task_ids=array((sequences,), np.int32),
+            elements=None,  # type: ignore[arg-type]
+        )
+    return blocks

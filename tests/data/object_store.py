@@ -222,12 +222,10 @@ class _Server(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """As always, and remembers the connection."""
         self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """As always, and forgets the connection."""
         self._connections.discard(request)
         super().shutdown_request(request)
 

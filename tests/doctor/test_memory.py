@@ -15,7 +15,6 @@ from ofa_jax.config.schema import MeshConfig
 from ofa_jax.doctor.layout import batch_shards
 from ofa_jax.doctor.memory import (
     StateBytes,
-    abstract_blocks,
     available_bytes,
     batch_bytes,
     check_device_memory,

@@ -1,0 +1,100 @@
+"""How long the training loop stands still for a save, and that it goes on during it."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.schema import AnyRun
+from ofa_jax.data.batch import Block
+from ofa_jax.parallel.mesh import batch_sharding, make_mesh
+from ofa_jax.train.state import init_state
+from ofa_jax.train.step import abstract_blocks, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveTimes:
+    """What was measured, in seconds; lists are by save."""
+
+    device: str
+    state_bytes: int
+    step_s: float  # of a step with no save beside it, in the median
+    blocked_s: list[float]  # that the loop stood still
+    save_s: list[float]  # from the call until the checkpoint was on disk
+    steps: list[int]  # whole steps made meanwhile
+
+    def line(self, name: str) -> str:
+        """Returns a sentence that says it, of the config `name`."""
+        during = ", ".join(f"{steps} steps in {took:.1f} s" for steps, took in zip(self.steps, self.save_s, strict=True))
+        blocked = ", ".join(f"{took:.2f}" for took in self.blocked_s)
+        return (
+            f"save: {name}, {self.state_bytes / 1e9:.2f} GB on {self.device}: the loop stood still for {blocked} s; meanwhile {during}, "
+            f"{self.step_s:.2f} s a step without a save"
+        )
+
+
+def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = None) -> SaveTimes:
+    """Returns the times of `saves` saves of the drawn state of `config`, each made while the training step runs on batches of `rows` rows a
+    block, of noise. The checkpoints are deleted.
+
+    folder: where they are written (default: the system's folder of temporary files).
+    """
+    blocks = tuple(dataclasses.replace(block, rows=rows, classes=()) for block in config.data.blocks)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
+    mesh = make_mesh(config.mesh)
+    train_step: Any = make_train_step(config, mesh, num_tasks=1)
+    state = init_state(config, mesh)
+    batch = {name: _noise(block) for name, block in abstract_blocks(config, batch_sharding(mesh)).items()}
+
+    def step() -> float:
+        nonlocal state
+        began = time.perf_counter()
+        state, metrics = train_step(state, batch)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - began
+
+    step()  # compiles
+    alone = [step() for _ in range(3)]
+    blocked, took, made = [], [], []
+    with tempfile.TemporaryDirectory(dir=folder) as workdir:
+        manager = CheckpointManager(workdir, config.checkpoint)
+        try:
+            manager.prepare(state)
+            for number in range(1, saves + 1):
+                manager.save(number, state, config=config)
+                steps = 0
+                while not (done := manager.done()):
+                    step()
+                    steps += 1
+                    manager.check()
+                blocked.append(done[0].blocked_s)
+                took.append(done[0].save_s)
+                made.append(steps)
+        finally:
+            manager.close()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return SaveTimes(jax.devices()[0].device_kind, size, statistics.median(alone), blocked, took, made)
+
+
+def _noise(block: Block) -> Block:
+    """Arrays of the shapes and placements of `block`, with ids, pixels and masks that cost what real ones do."""
+    draw = np.random.default_rng(0)
+
+    def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if name.endswith("_ids"):
+            values = np.zeros(leaf.shape) if name == "task_ids" else draw.integers(4, 200, leaf.shape)
+        elif name == "images":
+            values = draw.integers(0, 256, leaf.shape)
+        else:
+            values = np.full(leaf.shape, name in ("image_mask", "confidence"))
+        return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
+
+    return Block(**{name: None if leaf is None else fill(name, leaf) for name, leaf in block._asdict().items()})
