@@ -29,6 +29,7 @@ from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.table import TASK_NAMES
 from ofa_jax.tasks.training_data import training_pipeline
 from ofa_jax.train.state import init_state
+from ofa_jax.train.step import abstract_blocks
 from tests.e2e.small_run import get_config
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_jax.tasks.bench import decode_and_cut, decode_and_resize, encode, photograph, smaller_decoding
+from ofa_jax.tasks.bench import decode_and_cut, decode_and_resize, decode_and_resize_compiled, encode, photograph, smaller_decoding
 
 ROOT = Path(__file__).resolve().parents[2]
 # As much of torch as the peer's script uses, so that it is run where torch is not installed.
@@ -76,12 +76,14 @@ def test_rates_of_rows_and_of_a_peer_are_printed(main, capsys, peer: str):
     assert re.fullmatch(r"data: 3 JPEG files of 640 x 480, quality 90, \d+ kB on average, to 64 px; images/s on one core", lines[0])
     number = r" +[\d.]+"
     assert re.fullmatch(rf"decode \+ resize alone{number}", lines[1])
-    assert re.fullmatch(rf"the same, window alone{number}", lines[2])
-    assert re.fullmatch(rf"caption rows{number}{number} of decode \+ resize,{number} of the window", lines[3])
-    assert re.fullmatch(rf"caption rows, RandAugment{number}{number} of decode \+ resize,{number} of the window", lines[4])
-    assert re.fullmatch(rf"peer, pictures{number}   ofa_jax{number} times that", lines[5])
-    assert re.fullmatch(rf"peer, RandAugment{number}   ofa_jax{number} times that", lines[6])
-    assert len(lines) == 7
+    of_floors = rf"{number} of decode \+ resize,{number} of compiled,{number} of the window"
+    assert re.fullmatch(rf"the same, compiled{number}", lines[2])
+    assert re.fullmatch(rf"the crop's window alone{number}", lines[3])
+    assert re.fullmatch(rf"caption rows{number}{of_floors}", lines[4])
+    assert re.fullmatch(rf"caption rows, RandAugment{number}{of_floors}", lines[5])
+    assert re.fullmatch(rf"peer, pictures{number}   ofa_jax{number} times that", lines[6])
+    assert re.fullmatch(rf"peer, RandAugment{number}   ofa_jax{number} times that", lines[7])
+    assert len(lines) == 8
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "false"])
@@ -102,6 +104,7 @@ def test_the_floor_resizes_as_a_row_does():
     shorter = int(np.random.default_rng(3).integers(64, 81))
     whole = decode_and_resize(data, 64, np.random.default_rng(3))
     assert whole.shape == (shorter, shorter * 200 // 150, 3)
+    np.testing.assert_array_equal(decode_and_resize_compiled(data, 64, np.random.default_rng(3)), whole)
     left, top = round((whole.shape[1] - 64) / 2), round((shorter - 64) / 2)
     np.testing.assert_array_equal(decode_and_cut(data, 64, np.random.default_rng(3)), whole[top : top + 64, left : left + 64])
 
