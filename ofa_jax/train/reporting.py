@@ -12,8 +12,10 @@ from ofa_jax.monitor.heartbeat import Heartbeat
 from ofa_jax.monitor.maintenance import MaintenanceWatch, metadata_server
 from ofa_jax.monitor.reference import Band, read_band
 from ofa_jax.monitor.writers import Number, WeightsAndBiases
+from ofa_jax.parallel import hosts
 from ofa_jax.train.hooks import FollowLife, Hook, ProgressLine, TimeByCause, WriteMetrics
 from ofa_jax.train.speed import WatchSpeed
+from ofa_jax.train.stragglers import Stragglers
 from ofa_jax.train.tracing import TraceOnDemand
 from ofa_jax.train.watch import SourceUsage, WatchData
 
@@ -56,9 +58,16 @@ class FollowNotices(Hook):
 
 
 def host_hooks(config: AnyRun, workdir: Path, life: Life, heartbeat: Heartbeat) -> list[Hook]:
-    """Returns the hooks of every host: traces on demand, what the run is at, notices of maintenance, time by cause."""
+    """Returns the hooks of every host: traces on demand, what the run is at, notices of maintenance, time by cause, and with several hosts
+    which of them is late."""
     tracing = TraceOnDemand(workdir, at_step=config.monitor.trace_step)
-    return [tracing, FollowLife(life, heartbeat), FollowNotices(), TimeByCause()]
+    found = [tracing, FollowLife(life, heartbeat), FollowNotices(), TimeByCause()]
+    return [*found, Stragglers(say=_say_first)] if hosts.count() > 1 else found
+
+
+def _say_first(sentence: str) -> None:
+    if hosts.is_first():
+        print(sentence, flush=True)
 
 
 def reporting_hooks(config: AnyRun, workdir: Path, usage: SourceUsage, *, task_names: Sequence[str], num_hosts: int) -> list[Hook]:

@@ -46,6 +46,14 @@ def test_each_has_its_own_rows_and_only_the_first_writes_the_shared_files(runs):
 
 
 @pytest.mark.full
+def test_the_log_says_which_host_waits_most_for_its_data(runs):
+    folder, _ = runs
+    for line in lines(folder / "runs" / "two" / "metrics.jsonl"):
+        if "loss/total" in line:
+            assert 0 <= line["hosts/data_wait_ms/median"] <= line["hosts/data_wait_ms/most"] < 60_000 and line["hosts/last"] in (0, 1)
+
+
+@pytest.mark.full
 def test_one_process_goes_on_from_two(runs):
     folder, _ = runs
     said = run(command("two", steps=STEPS + 2), folder)
