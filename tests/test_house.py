@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "decode": ("config", "parallel", "models", "vocab.trie"),
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
+    "pods": ("config", "parallel", "models", "decode", "train"),
     "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor"),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
 }

@@ -1,0 +1,18 @@
+"""A CPU, for programs that are compiled to be looked at: a laptop's two channels of memory, and no rate that a prediction could rest on."""
+
+from ofa_jax.config.hardware import Hardware
+
+HARDWARE = Hardware(
+    name="cpu",
+    title="CPU",
+    platform="cpu",
+    kinds=("cpu",),
+    bf16_flops=0.0,  # not published as such: nothing is predicted
+    memory_bytes=16e9,
+    memory_rate=0.0,
+    link_rate=0.0,
+    host_chips=1,
+    host_cores=8,
+    host_memory_bytes=16e9,
+    host_network_rate=0.0,
+)

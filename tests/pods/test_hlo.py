@@ -1,0 +1,93 @@
+"""Programs that XLA compiled here, read back: operations, turns of loops, collectives and what they go over."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ofa_jax.pods.collectives import by_kind, collectives
+from ofa_jax.pods.costs import costs
+from ofa_jax.pods.hlo import Array, arrays, parse
+
+MESH = {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh(tuple(MESH.values()), tuple(MESH), axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:8])
+
+
+def program_of(function, *shapes, shardings=None, out=None):
+    specs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    options = {} if shardings is None else {"in_shardings": shardings, "out_shardings": out}
+    return parse(jax.jit(function, **options).lower(*specs).compile().as_text())
+
+
+def operations(program) -> float:
+    return sum(cost.operations * cost.turns for cost in costs(program))
+
+
+def test_shapes_with_layouts_tiles_and_memories_are_read():
+    text = "(bf16[8,64,64,2]{0,3,2,1:T(2,128)(2,1)S(1)}, /*index=1*/f32[], u32[4]{0:S(4)}, pred[3]{0})"
+    assert list(arrays(text)) == [Array("bf16", (8, 64, 64, 2), 1), Array("f32", (), 0), Array("u32", (4,), 4), Array("pred", (3,), 0)]
+    assert [array.num_bytes for array in arrays(text)] == [8 * 64 * 64 * 2 * 2, 4, 16, 3]
+
+
+def test_products_are_counted_once_a_multiply_add_and_once_a_turn():
+    def scanned(x, ws):
+        return lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0]
+
+    assert operations(program_of(lambda a, b: a @ b, (32, 64), (64, 16))) == 2 * 32 * 64 * 16
+    assert operations(program_of(scanned, (32, 64), (7, 64, 64))) == 7 * 2 * 32 * 64 * 64
+    assert operations(program_of(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (5, 8, 16), (5, 16, 4))) == 2 * 5 * 8 * 16 * 4
+
+
+def test_convolutions_count_what_meets_the_picture():
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    found = operations(program_of(convolve, (3, 8, 8, 4), (3, 3, 4, 6)))
+    meets = sum(0 <= o * 2 + k - 1 < 8 for o in range(4) for k in range(3))  # of one side
+    assert found == 2 * 3 * meets**2 * 4 * 6
+
+
+def test_bytes_of_a_scan_are_those_of_its_slices():
+    def total(x, ws):
+        return lax.scan(lambda x, w: (x + w, None), x, ws)[0]
+
+    program = program_of(total, (256,), (100, 256))
+    moved = sum(cost.num_bytes * cost.turns for cost in costs(program))
+    assert 100 * 3 * 1024 * 0.5 <= moved <= 100 * 8 * 1024  # each turn reads and writes kilobytes, never the 100 of all
+
+
+def test_collectives_have_axes_bytes_and_turns(mesh):
+    def place(*spec):
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    def step(x, w):
+        return lax.with_sharding_constraint(x @ w, place(("data", "fsdp"))).sum(0)
+
+    program = program_of(step, (64, 32), (32, 128), shardings=(place(("data", "fsdp")), place(None, "fsdp")), out=place())
+    found = {(line.kind, line.axes): line for line in by_kind(collectives(program, MESH))}
+    assert found[("all-gather", ("fsdp",))].total_bytes == 32 * 128 * 4
+    assert found[("all-reduce", ("data", "fsdp"))].total_bytes == 128 * 4
+    assert set(found) == {("all-gather", ("fsdp",)), ("all-reduce", ("data", "fsdp"))}
+
+
+def test_a_collective_in_a_loop_counts_every_turn(mesh):
+    def place(*spec):
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    def body(x, w):
+        return jnp.tanh(lax.with_sharding_constraint(x @ lax.with_sharding_constraint(w, place()), place("data"))), None
+
+    def step(x, ws):
+        return lax.scan(body, x, ws)[0]
+
+    program = program_of(step, (64, 32), (5, 32, 32), shardings=(place("data"), place(None, None, "fsdp")), out=place("data"))
+    gathers = [one for one in collectives(program, MESH) if one.kind == "all-gather"]
+    assert sum(one.total_bytes for one in gathers) == 5 * 32 * 32 * 4 and all(one.axes == ("fsdp",) for one in gathers)
