@@ -167,10 +167,10 @@ class Suite:
         job = Job(self._arguments(record, draw), layout, logs, workdir=files.workdir, cache=self.workdir / "xla")
         if aim is not None:
             record.hit = job.wait_for(aim, DEADLINE_S)
+            self._adapt(aimed, missed=record.hit != aimed)  # also where the life ended before: evaluations that are cached are short
         if aim is not None and record.hit:
             job.strike(aim)
             record.signal, record.hosts = aim.signal, list(aim.hosts)
-            self._adapt(aimed, missed=record.hit != aimed)
         patient = record.signal == "SIGKILL"
         record.codes, record.forced = job.finish(self.options.patience_s if patient else DEADLINE_S)
         record.seconds = round(time.monotonic() - began, 1)
