@@ -68,6 +68,7 @@ def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = N
         manager = CheckpointManager(workdir, config.checkpoint)
         try:
             manager.prepare(state)
+            step()  # as in a run: its loop prepares at the start, and steps before it saves
             for number in range(1, saves + 1):
                 manager.save(number, state, config=config)
                 steps = 0
