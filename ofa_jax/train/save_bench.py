@@ -29,16 +29,17 @@ class SaveTimes:
     step_s: float  # of a step with no save beside it, in the median
     blocked_s: list[float]  # that the loop stood still
     save_s: list[float]  # from the call until the checkpoint was on disk
-    steps: list[int]  # whole steps made meanwhile
+    steps: list[int]  # begun meanwhile
+    beside_s: list[float]  # in the median, of those
 
     def line(self, name: str) -> str:
         """Returns a sentence that says it, of the config `name`."""
-        during = ", ".join(f"{steps} steps in {took:.1f} s" for steps, took in zip(self.steps, self.save_s, strict=True))
-        blocked = ", ".join(f"{took:.2f}" for took in self.blocked_s)
-        return (
-            f"save: {name}, {self.state_bytes / 1e9:.2f} GB on {self.device}: the loop stood still for {blocked} s; meanwhile {during}, "
-            f"{self.step_s:.2f} s a step without a save"
+        saves = zip(self.blocked_s, self.save_s, self.steps, self.beside_s, strict=True)
+        during = "; ".join(
+            f"still for {blocked:.2f} s, on disk after {took:.1f} s, {steps} step(s) begun meanwhile, {beside:.2f} s a step"
+            for blocked, took, steps, beside in saves
         )
+        return f"save: {name}, {self.state_bytes / 1e9:.2f} GB on {self.device}, {self.step_s:.2f} s a step without a save: {during}"
 
 
 def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = None) -> SaveTimes:
@@ -63,7 +64,7 @@ def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = N
 
     step()  # compiles
     alone = [step() for _ in range(3)]
-    blocked, took, made = [], [], []
+    blocked, took, made, beside = [], [], [], []
     with tempfile.TemporaryDirectory(dir=folder) as workdir:
         manager = CheckpointManager(workdir, config.checkpoint)
         try:
@@ -71,18 +72,18 @@ def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = N
             step()  # as in a run: its loop prepares at the start, and steps before it saves
             for number in range(1, saves + 1):
                 manager.save(number, state, config=config)
-                steps = 0
+                times = []
                 while not (done := manager.done()):
-                    step()
-                    steps += 1
+                    times.append(step())
                     manager.check()
                 blocked.append(done[0].blocked_s)
                 took.append(done[0].save_s)
-                made.append(steps)
+                made.append(len(times))
+                beside.append(statistics.median(times))
         finally:
             manager.close()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    return SaveTimes(jax.devices()[0].device_kind, size, statistics.median(alone), blocked, took, made)
+    return SaveTimes(jax.devices()[0].device_kind, size, statistics.median(alone), blocked, took, made, beside)
 
 
 def _noise(block: Block) -> Block:
