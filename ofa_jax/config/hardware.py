@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ofa_jax.config.errors import ConfigError, nearest
+from ofa_jax.config.schema import RunConfig
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +90,11 @@ def load_hardware(name: str) -> Hardware:
     if str(_ROOT) not in sys.path:
         sys.path.append(str(_ROOT))
     return importlib.import_module(f"configs.hardware.{name}").HARDWARE
+
+
+def suited(config: RunConfig, hardware: Hardware) -> RunConfig:
+    """Returns the config with what suits the hardware's compiler; nothing of it changes what is learned."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, layers=hardware.layers, remat=hardware.remat))
 
 
 def parse_topology(text: str, *, slices: int = 1) -> Topology:

@@ -1,0 +1,116 @@
+"""Compiles a run's training step for devices that are not here, and says whether it fits and what the run comes to.
+
+    python launch/compile.py --config=configs/ofa_large.py --topology=v5p:4x4x4 [--slices=2] [--config.a.b=value ...]
+
+Prints a chip's memory, the step's operations, every collective, and seconds, hours and rates at the hardware's published best (files of
+configs/hardware); nothing is trained and no parameter is made. TPUs need libtpu (`make tpu-env`), and no chip; `--topology=cpu:8`
+compiles for CPU devices of this machine, GPUs are compiled for on one alone (launch/doctor.py --compile).
+
+  --slices=N           so many such slices, joined by their hosts' network
+  --rows_core_s=R      rows a second that a core of a host makes (default 230)
+  --row_kb=K           of a record in storage (default 60)
+  --json=FILE          all numbers
+
+What suits the hardware's compiler (model.layers, model.remat) is taken from its file; a --config.model.... flag wins.
+
+Exit codes: 0 it fits with a tenth of the memory to spare, 1 it does not, 2 a mistake told in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ofa_jax.config.errors import ConfigError, UserError
+
+EXIT_DOES_NOT_FIT, EXIT_MISTAKE = 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv` (its first element is the program) and returns the exit code."""
+    if "--help" in argv:
+        print(__doc__)
+        return 0
+    traceback = "--traceback" in argv
+    try:
+        return _compile([word for word in argv if word != "--traceback"])
+    except UserError as error:
+        if traceback:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        largest = getattr(error, "largest", None)
+        for line in largest or ():
+            print(f"  {line}", file=sys.stderr)
+        return EXIT_MISTAKE if largest is None else EXIT_DOES_NOT_FIT
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(f"command line: {message}; expected --config=FILE --topology=NAME:SHAPE [--slices=N] [--json=FILE]")
+
+    parser = Parser(prog="launch/compile.py", allow_abbrev=False, add_help=False)
+    parser.add_argument("--topology", required=True)
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--rows_core_s", type=float, default=230.0)
+    parser.add_argument("--row_kb", type=float, default=60.0)
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args(argv[1:])
+    for name in ("rows_core_s", "row_kb"):
+        if not getattr(flags, name) > 0:
+            raise ConfigError(f"command line: --{name}: found {getattr(flags, name):g}, expected more than 0")
+    if flags.json and not flags.json.absolute().parent.is_dir():
+        raise ConfigError(f"command line: --json: found no folder {flags.json.absolute().parent}, expected one for the file")
+    return flags
+
+
+def _compile(argv: list[str]) -> int:
+    from ofa_jax.config.check import check
+    from ofa_jax.config.hardware import parse_topology, suited
+    from ofa_jax.config.load import override, read_config, split_config
+    from ofa_jax.config.schema import RunConfig
+
+    spec, overrides, rest = split_config(argv)
+    flags = _parse(rest)
+    if not spec:
+        raise ConfigError("--config: found none, expected --config=configs/<name>.py[:arg]")
+    topology = parse_topology(flags.topology, slices=flags.slices)
+    config = override(read_config(spec), ())
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"--config: found the run {config.name} of a {config.objective}, expected one of an OFA model")
+    config = override(suited(config, topology.hardware), overrides)
+    check(config, topology.chips)
+
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run
+    if topology.hardware.platform == "cpu":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={topology.chips}"
+    from ofa_jax.pods.devices import describe
+    from ofa_jax.pods.estimate import estimate, table
+    from ofa_jax.pods.program import compile_train_step
+    from ofa_jax.tasks.table import TASKS
+
+    print(f"compiling {config.name} for {topology.text}: minutes", file=sys.stderr, flush=True)
+    compiled = compile_train_step(config, topology, describe(topology), num_tasks=len(TASKS))
+    found = estimate(config, topology, compiled, rows_core_s=flags.rows_core_s, row_bytes=flags.row_kb * 1e3)
+    print(table(found))
+    if flags.json:
+        flags.json.write_text(json.dumps(found.to_dict(), indent=2, default=dataclasses.asdict) + "\n", encoding="utf-8")
+    if found.fits:
+        return 0
+    print(
+        f"it does not leave a tenth of the memory: {found.memory.peak / 1e9:.2f} of {found.memory_limit / 1e9:.2f} GB; raise mesh.fsdp or "
+        "optimizer.accumulate, or model.remat=full",
+        file=sys.stderr,
+    )
+    return EXIT_DOES_NOT_FIT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,144 @@
+"""The training step compiled for devices that are not here, with shapes alone: its memory, its program, where its arrays lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ofa_jax.config.errors import UserError
+from ofa_jax.config.hardware import Topology
+from ofa_jax.config.schema import AnyRun
+from ofa_jax.parallel.mesh import batch_sharding, make_mesh
+from ofa_jax.pods.hlo import Program, parse
+from ofa_jax.pods.roofline import place_of
+from ofa_jax.train.state import abstract_state, state_shardings, with_shardings
+from ofa_jax.train.step import abstract_blocks, make_train_step
+
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "Out of memory")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)([KMGT]?)i?B?"
+
+
+class DoesNotFitError(UserError):
+    """A step that takes more of a chip's memory than a program may. `largest` are allocations, as the compiler names them."""
+
+    def __init__(self, said: str, largest: Sequence[str]):
+        super().__init__(said)
+        self.largest = tuple(largest)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one chip."""
+
+    params: int
+    optimizer: int
+    average: int
+    other: int  # running statistics, the guard, counters
+    batch: int
+    peak: int  # all of it and the largest that the program needs beside it at once
+    code: int  # of the program
+
+    @property
+    def working(self) -> int:
+        """Activations, gradients and workspace, when they are largest."""
+        return max(self.peak - self.params - self.optimizer - self.average - self.other - self.batch, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A compiled training step."""
+
+    program: Program
+    memory: StepMemory
+    mesh: Mapping[str, int]  # sizes by axis, in the mesh's order
+    places: np.ndarray  # int [devices in the mesh's order, 1 + dimensions] (`roofline.place_of`)
+    lower_s: float
+    compile_s: float
+
+
+def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax.Device], *, num_tasks: int) -> CompiledStep:
+    """Returns the config's own training step, compiled for `devices` (`pods.devices.describe`).
+
+    Raises `UserError` where mesh and batch do not fit the devices, `DoesNotFitError` where the compiler finds no room for it.
+    """
+    mesh = make_mesh(config.mesh, devices=devices)
+    began = time.monotonic()
+    step: Any = make_train_step(config, mesh, num_tasks=num_tasks)
+    state = with_shardings(abstract_state(config), state_shardings(config, mesh))
+    blocks = abstract_blocks(config, batch_sharding(mesh))
+    lowered = step.lower(state, blocks)
+    lower_s = time.monotonic() - began
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise does_not_fit(error, topology) or error from error
+    found = compiled.memory_analysis()
+    sizes = StepMemory(
+        params=_on_chip(state.params),
+        optimizer=_on_chip(state.opt_state),
+        average=_on_chip(state.ema),
+        other=_on_chip((state.stats, state.guard)),
+        batch=_on_chip(blocks),
+        peak=_peak(found, topology),
+        code=int(found.generated_code_size_in_bytes),
+    )
+    places = np.array([place_of(device) for device in mesh.devices.flat])
+    return CompiledStep(parse(compiled.as_text()), sizes, dict(mesh.shape), places, lower_s, time.monotonic() - began)
+
+
+def _on_chip(tree: Any) -> int:
+    """Bytes of one chip's part of arrays that are described with their shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _itemsize(dtype: Any) -> int:
+    return dtype.itemsize
+
+
+def _peak(found: Any, topology: Topology) -> int:
+    """The compiler's own peak, which CPUs do not give: there the sum of all."""
+    if topology.hardware.platform != "cpu":
+        return int(found.peak_memory_in_bytes)
+    return int(found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes)
+
+
+def does_not_fit(error: Exception, topology: Topology) -> DoesNotFitError | None:
+    """Returns what an error of the compiler says of memory, or None where it is of something else."""
+    text = str(error)
+    if not any(words in text for words in _OUT_OF_MEMORY):
+        return None
+    needed = re.search(rf"(?:Used|required[^()]*\(|temporaries \(){_SIZE}", text)
+    said = f"found {_gb(needed)} needed, " if needed else ""
+    return DoesNotFitError(
+        f"topology {topology.text}: the step does not fit a chip: {said}expected at most "
+        f"{topology.hardware.program_bytes / 1e9:.2f} GB; raise mesh.fsdp or optimizer.accumulate, or model.remat=full",
+        _largest(text),
+    )
+
+
+def _gb(found: re.Match[str]) -> str:
+    return f"{float(found[1]) * _UNITS[found[2]] / 1e9:.2f} GB"
+
+
+def _largest(text: str) -> list[str]:
+    """Returns the largest allocations of the compiler's message, one a line: size, shape and where it is from."""
+    entries = []
+    for part in re.split(r"\n\s*\d+\. Size: ", text)[1:]:
+        fields = dict(re.findall(r"(Operator|Shape|Unpadded size|Extra memory due to padding|XLA label): (.*)", part))
+        where = re.search(r'op_name="([^"]*)"', fields.get("Operator", "")) or re.search(r"(.*)", fields.get("XLA label", ""))
+        entries.append(f"{part.split()[0]}  {fields.get('Shape', '').split('{')[0]}  {where[1][:160] if where else ''}".rstrip())
+    return entries
+
+
+def checkpoint_bytes(config: AnyRun) -> int:
+    """Returns what the state takes on a disk, where it is not compressed."""
+    return sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(abstract_state(config)))
