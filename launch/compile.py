@@ -10,6 +10,7 @@ compiles for CPU devices of this machine, GPUs are compiled for on one alone (la
   --rows_core_s=R      rows a second that a core of a host makes (default 230)
   --row_kb=K           of a record in storage (default 60)
   --json=FILE          all numbers
+  --hlo=FILE           the compiled program, as XLA prints it
 
 What suits the hardware's compiler (model.layers, model.remat) is taken from its file; a --config.model.... flag wins.
 
@@ -62,12 +63,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows_core_s", type=float, default=230.0)
     parser.add_argument("--row_kb", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--hlo", type=Path)
     flags = parser.parse_args(argv[1:])
     for name in ("rows_core_s", "row_kb"):
         if not getattr(flags, name) > 0:
             raise ConfigError(f"command line: --{name}: found {getattr(flags, name):g}, expected more than 0")
-    if flags.json and not flags.json.absolute().parent.is_dir():
-        raise ConfigError(f"command line: --json: found no folder {flags.json.absolute().parent}, expected one for the file")
+    for name in ("json", "hlo"):
+        file = getattr(flags, name)
+        if file and not file.absolute().parent.is_dir():
+            raise ConfigError(f"command line: --{name}: found no folder {file.absolute().parent}, expected one for the file")
     return flags
 
 
@@ -100,6 +104,8 @@ def _compile(argv: list[str]) -> int:
     compiled = compile_train_step(config, topology, describe(topology), num_tasks=len(TASKS))
     found = estimate(config, topology, compiled, rows_core_s=flags.rows_core_s, row_bytes=flags.row_kb * 1e3)
     print(table(found))
+    if flags.hlo:
+        flags.hlo.write_text(compiled.text, encoding="utf-8")
     if flags.json:
         flags.json.write_text(json.dumps(found.to_dict(), indent=2, default=dataclasses.asdict) + "\n", encoding="utf-8")
     if found.fits:

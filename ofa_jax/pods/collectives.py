@@ -16,7 +16,7 @@ import numpy as np
 from ofa_jax.pods.hlo import Computation, Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast", "ragged-all-to-all")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _IOTA = re.compile(r"replica_groups=\[(?P<shape>[\d,]+)\]<=\[(?P<dims>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{(?P<groups>(?:\{[\d,]*\},?)*)\}")
 _NAMED = re.compile(r"replica_groups=(?:@?\w+)?mesh\[(?P<axes>[^\]]*)\](?P<ids>,?\s*device_ids=[^{]*)?\s*\{(?P<over>[^}]*)\}")
@@ -43,8 +43,8 @@ class Collective:
 def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
     """Returns the collectives of one run of `program` over a mesh with the sizes `mesh`, by axis in the mesh's order.
 
-    An asynchronous one is written several times, with one channel, where it begins, goes on and ends; it counts once. Those over one device
-    are left out: they send nothing. Raises ValueError for groups that are not understood.
+    An asynchronous one is written several times, as one chain, where it begins, goes on and ends; it counts once. Those over one device are
+    left out: they send nothing. Raises ValueError for groups that are not understood.
     """
     found: dict[str, Collective] = {}
     for computation, one, turns in _deep(program):
@@ -54,8 +54,8 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
         groups = _groups(one, mesh)
         if max(map(len, groups)) < 2:
             continue
-        channel = _CHANNEL.search(one.attributes)
-        key = channel[0] if channel else f"{computation.name} {one.name}"
+        chain = _CHAIN.search(one.attributes)
+        key = chain[0] if chain else f"{computation.name} {one.name}"
         if key in found and found[key].turns >= turns:
             continue
         dtype, num_bytes = _moved(kind, one, computation)

@@ -57,6 +57,7 @@ class CompiledStep:
     """A compiled training step."""
 
     program: Program
+    text: str  # as XLA prints it
     memory: StepMemory
     mesh: Mapping[str, int]  # sizes by axis, in the mesh's order
     places: np.ndarray  # int [devices in the mesh's order, 1 + dimensions] (`roofline.place_of`)
@@ -92,7 +93,8 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
         code=int(found.generated_code_size_in_bytes),
     )
     places = np.array([place_of(device) for device in mesh.devices.flat])
-    return CompiledStep(parse(compiled.as_text()), sizes, dict(mesh.shape), places, lower_s, time.monotonic() - began)
+    text = compiled.as_text()
+    return CompiledStep(parse(text), text, sizes, dict(mesh.shape), places, lower_s, time.monotonic() - began)
 
 
 def _on_chip(tree: Any) -> int:
