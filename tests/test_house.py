@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
     "pods": ("config", "parallel", "models", "decode", "train"),
-    "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor"),
+    "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor", "pods"),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
 }
 NUMPY_SIDE = ("vocab", "metrics", "data", "tasks", "prepare")

@@ -1,4 +1,4 @@
-"""A CPU, for programs that are compiled to be looked at: a laptop's two channels of memory, and no rate that a prediction could rest on."""
+"""A CPU, for programs that are compiled to be looked at: memory and cores of a usual laptop, no rate for a prediction."""
 
 from ofa_jax.config.hardware import Hardware
 

@@ -15,6 +15,7 @@ HARDWARE = Hardware(
     memory_rate=1_200e9,
     link_rate=45e9,
     host_chips=4,
+    # A host's cores and memory are not checked against the page; nothing but the share of cores in use rests on them.
     host_cores=240,
     host_memory_bytes=407e9,
     host_network_rate=25e9,

@@ -14,6 +14,7 @@ HARDWARE = Hardware(
     memory_rate=1_638e9,
     link_rate=100e9,  # 800 GB/s of a chip, over 4 links in two directions
     host_chips=4,
+    # A host's cores and memory are not checked against the page; nothing but the share of cores in use rests on them.
     host_cores=180,
     host_memory_bytes=720e9,
     host_network_rate=25e9,

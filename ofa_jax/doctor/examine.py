@@ -24,6 +24,7 @@ from ofa_jax.doctor.report import Finding, Report, failure, from_bytes, lines, t
 from ofa_jax.monitor.heartbeat import Heartbeat
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.chips import Chip, chip_of
+from ofa_jax.pods.program import checkpoint_bytes
 from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.table import TASK_NAMES
 
@@ -131,7 +132,7 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
     seen.stage("clocks", lambda: agreement.check_clocks(rounds))
     fits = all(finding.status == "ok" for finding in seen.stage("mesh", lambda: layout.check_layout(config, num_devices)))
     material, data_opens, read_mb_s = _examine_data(seen, config, options)
-    size = memory.checkpoint_bytes(config)
+    size = checkpoint_bytes(config)
     seen.stage("workdir", lambda: folders.check_workdir(config, checkpoint_bytes=size, seconds=options.seconds))
     seen.stage("disk", lambda: folders.check_room(config, checkpoint_bytes=size))
     seen.stage("start", lambda: _check_start(config))

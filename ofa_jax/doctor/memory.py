@@ -19,11 +19,11 @@ from ofa_jax.doctor.layout import placed_state
 from ofa_jax.doctor.report import Finding
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh
-from ofa_jax.train.state import abstract_state, with_shardings
+from ofa_jax.pods.program import OUT_OF_MEMORY
+from ofa_jax.train.state import with_shardings
 from ofa_jax.train.step import abstract_blocks, make_train_step
 
 _TIGHT = 0.7  # share of a device's memory that may be taken before activations
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Ran out of memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,6 @@ def state_bytes(config: AnyRun, num_devices: int) -> StateBytes:
         gradients=params,
         other=on_device((abstract.stats, abstract.guard), (shardings.stats, shardings.guard)),
     )
-
-
-def checkpoint_bytes(config: AnyRun) -> int:
-    """Returns what the state takes on a disk, where it is not compressed."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(config)))
 
 
 def batch_bytes(config: AnyRun) -> int:
@@ -162,7 +157,7 @@ def check_host_memory(config: AnyRun, state: StateBytes, *, on_cpu: bool) -> lis
 
 def out_of_memory(error: Exception) -> Finding | None:
     """Returns the finding of a compilation that JAX gave up for want of memory, or None for another error."""
-    if not any(words in str(error) for words in _OUT_OF_MEMORY):
+    if not any(words in str(error) for words in OUT_OF_MEMORY):
         return None
     said = " ".join(str(error).split())[:300]
     return Finding("memory", "FAIL", f"the step does not fit: {said}", advice="raise mesh.fsdp, optimizer.accumulate, or model.remat")

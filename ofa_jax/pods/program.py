@@ -21,7 +21,7 @@ from ofa_jax.pods.roofline import place_of
 from ofa_jax.train.state import abstract_state, state_shardings, with_shardings
 from ofa_jax.train.step import abstract_blocks, make_train_step
 
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "Out of memory")
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory", "Out of memory", "out of memory")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 
@@ -70,7 +70,14 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
 
     Raises `UserError` where mesh and batch do not fit the devices, `DoesNotFitError` where the compiler finds no room for it.
     """
-    mesh = make_mesh(config.mesh, devices=devices)
+    try:
+        mesh = make_mesh(config.mesh, devices=devices)
+    except NotImplementedError as error:  # JAX's, for axes that are no product of sides of the torus
+        sides = "x".join(map(str, topology.shape))
+        raise UserError(
+            f"mesh: found mesh.fsdp={config.mesh.fsdp} and mesh.tensor={config.mesh.tensor} on {topology.text}, expected products of sides "
+            f"of {sides}, along whose links they can lie"
+        ) from error
     began = time.monotonic()
     step: Any = make_train_step(config, mesh, num_tasks=num_tasks)
     state = with_shardings(abstract_state(config), state_shardings(config, mesh))
@@ -81,7 +88,9 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        raise does_not_fit(error, topology) or error from error
+        if (said := does_not_fit(error, topology)) is None:
+            raise
+        raise said from error
     found = compiled.memory_analysis()
     sizes = StepMemory(
         params=_on_chip(state.params),
@@ -99,11 +108,7 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
 
 def _on_chip(tree: Any) -> int:
     """Bytes of one chip's part of arrays that are described with their shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(tree))
-
-
-def _itemsize(dtype: Any) -> int:
-    return dtype.itemsize
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _peak(found: Any, topology: Topology) -> int:
@@ -116,7 +121,7 @@ def _peak(found: Any, topology: Topology) -> int:
 def does_not_fit(error: Exception, topology: Topology) -> DoesNotFitError | None:
     """Returns what an error of the compiler says of memory, or None where it is of something else."""
     text = str(error)
-    if not any(words in text for words in _OUT_OF_MEMORY):
+    if not any(words in text for words in OUT_OF_MEMORY):
         return None
     needed = re.search(rf"(?:Used|required[^()]*\(|temporaries \(){_SIZE}", text)
     said = f"found {_gb(needed)} needed, " if needed else ""
@@ -143,4 +148,4 @@ def _largest(text: str) -> list[str]:
 
 def checkpoint_bytes(config: AnyRun) -> int:
     """Returns what the state takes on a disk, where it is not compressed."""
-    return sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(abstract_state(config)))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(config)))

@@ -19,12 +19,12 @@ from ofa_jax.doctor.memory import (
     batch_bytes,
     check_device_memory,
     check_host_memory,
-    checkpoint_bytes,
     compiled_bytes,
     device_limit,
     state_bytes,
 )
 from ofa_jax.parallel.mesh import make_mesh
+from ofa_jax.pods.program import checkpoint_bytes
 from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.table import TASK_NAMES
 from ofa_jax.tasks.training_data import training_pipeline
