@@ -175,11 +175,12 @@ def _mesh(config: RunConfig, num_devices: int | None) -> Iterator[str]:
         why = f"mesh.tensor={sizes['tensor']} splits it"
         yield from multiple("model.num_heads", model.num_heads, sizes["tensor"], why)
         yield from multiple("model.ffn_width", model.ffn_width, sizes["tensor"], why)
-        if config.vocab.padded_size % sizes["tensor"]:
-            yield (
-                f"vocab.pad_multiple: found {config.vocab.pad_multiple}, which pads the vocabulary to {config.vocab.padded_size} rows, "
-                f"expected a multiple of mesh.tensor={sizes['tensor']}"
-            )
+    parts = sizes["fsdp"] * sizes["tensor"]
+    if config.vocab.pad_multiple > 0 and config.vocab.padded_size % parts:
+        yield (
+            f"vocab.pad_multiple: found {config.vocab.pad_multiple}, which pads the vocabulary to {config.vocab.padded_size} rows, "
+            f"expected a multiple of mesh.fsdp x mesh.tensor = {sizes['fsdp']} x {sizes['tensor']}"
+        )
     if sizes["fsdp"] > 1:
         yield from multiple("model.width", model.width, sizes["fsdp"], f"mesh.fsdp={sizes['fsdp']} splits it")
 

@@ -26,7 +26,7 @@ def decode_step(
 
     B is Q times the cache's hypotheses a sequence; `code_mask` is [Q] as in `OFA.decode`.
     """
-    embedded = model.embedding(ids)
+    embedded = model.embed(ids)
     hidden, cache = model.decoder.step(embedded, ids, place, cache, code_mask=code_mask, code_rows=code_rows)
     return model.logits(hidden), cache
 

@@ -19,7 +19,18 @@ from jax import lax
 from ofa_jax.config.schema import PAD_ID, ModelConfig
 from ofa_jax.models.attention import Attention, KeysValues, Prompt, attention_probabilities
 from ofa_jax.models.encoder import Encoded
-from ofa_jax.models.layers import Adapter, FeedForward, LayerNorm, drop_path, drop_path_rates, dropout, parameter, run_layers, split_key
+from ofa_jax.models.layers import (
+    Adapter,
+    FeedForward,
+    LayerNorm,
+    drop_path,
+    drop_path_rates,
+    dropout,
+    fold_key,
+    parameter,
+    run_layers,
+    split_key,
+)
 from ofa_jax.models.position_bias import (
     PositionBias,
     PositionProjection,
@@ -208,7 +219,7 @@ class Decoder(nnx.Module):
         """Returns (hidden states, what the last norm read, (inputs, cross probabilities) of every layer or None)."""
         config, length = self.config, ids.shape[1]
         input_key, layers_key = split_key(key, 2)
-        prompt_key = None if key is None else jax.random.fold_in(key, 2)
+        prompt_key = None if key is None else fold_key(key, 2)
         x = dropout(self._norm_inputs(embedded, code_mask, code_rows), config.dropout, input_key)
         self_bias, cross_bias = self._biases(encoded.positions, length, code_mask, code_rows)
         drop = config.decoder_drop_path_rate > 0
@@ -231,7 +242,7 @@ class Decoder(nnx.Module):
                 "prompt": prompt,
             }
             kept = (x, layer.cross_probabilities(x, **reads)) if keep_layers else None
-            layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
+            layer_key = None if layers_key is None else fold_key(layers_key, index)
             return layer(x, **reads, drop_rate=rate, drop=drop, key=layer_key)[0], kept
 
         xs = (*self._layer_inputs(), self._prompts(ids.shape[0], prompt_key))

@@ -19,6 +19,7 @@ from ofa_jax.models.layers import (
     drop_path,
     drop_path_rates,
     dropout,
+    fold_key,
     parameter,
     run_layers,
     split_key,
@@ -129,7 +130,7 @@ class Encoder(nnx.Module):
         """
         config = self.config
         text_key, image_key, layers_key = split_key(key, 3)
-        prompt_key = None if key is None else jax.random.fold_in(key, 3)
+        prompt_key = None if key is None else fold_key(key, 3)
         num, length = text_mask.shape
         text = self.text_norm(embedded + self.types.table[0].astype(embedded.dtype))
         x, mask = dropout(text, config.dropout, text_key), text_mask
@@ -159,7 +160,7 @@ class Encoder(nnx.Module):
             relative = join_blocks(image, token_relative(layer.token_relative[...], length, config)[None])
             if ids is not None:
                 relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer
-            layer_key = None if layers_key is None else jax.random.fold_in(layers_key, index)
+            layer_key = None if layers_key is None else fold_key(layers_key, index)
             entered = x if keep_layers else None
             return layer(x, bias._replace(relative=relative), mask, prompt=prompt, drop_rate=rate, drop=drop, key=layer_key), entered
 

@@ -4,7 +4,7 @@ Conventions, stated once:
 - A kernel is stored `(in, out)`. Every parameter carries the metadata `axes`, one logical name (or None) per dimension; `parallel`
   maps names to mesh axes. `stack=n` gives each parameter a leading axis `layers` of n equal layers.
 - A module casts its parameters to the policy's compute dtype where it uses them; statistics of norms are taken in `policy.accum`.
-- `key=None` means deterministic: no dropout, no dropped paths.
+- `key=None` means deterministic: no dropout, no dropped paths. Else it is one key, or one for each row (the first axis).
 """
 
 from __future__ import annotations
@@ -20,13 +20,36 @@ from flax import nnx
 from jax import lax
 
 from ofa_jax.models.precision import Policy
+from ofa_jax.parallel import layout
 
 Axes = tuple[str | None, ...]
 
 
 def split_key(key: jax.Array | None, num: int) -> list[jax.Array | None]:
-    """Returns `num` independent keys, or `num` times None when there is none."""
-    return [None] * num if key is None else list(jax.random.split(key, num))
+    """Returns `num` independent keys, or `num` times None when there is none. A key is one, or one a row, [Q]; so are those returned."""
+    if key is None:
+        return [None] * num
+    if key.ndim == 0:
+        return list(jax.random.split(key, num))
+    return list(jnp.moveaxis(jax.vmap(lambda one: jax.random.split(one, num))(key), 1, 0))
+
+
+def fold_key(key: jax.Array, number: jax.Array | int) -> jax.Array:
+    """Returns the key, or the keys of the rows, with `number` folded in."""
+    return jax.random.fold_in(key, number) if key.ndim == 0 else jax.vmap(lambda one: jax.random.fold_in(one, number))(key)
+
+
+def row_keys(key: jax.Array, num: int) -> jax.Array:
+    """Returns keys [num] of the rows that are traced, pure functions of `key` and of a row's place in its block: neither devices nor
+    micro-batches change what a row draws."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(layout.first_row(num) + jnp.arange(num))
+
+
+def draw_mask(key: jax.Array, rate: jax.Array | float, shape: tuple[int, ...]) -> jax.Array:
+    """Returns bool `shape`, True with probability `rate`: from one key, or row by row from keys [shape[0]]."""
+    if key.ndim == 0:
+        return jax.random.bernoulli(key, rate, shape)
+    return jax.vmap(lambda one: jax.random.bernoulli(one, rate, shape[1:]))(key)
 
 
 def parameter(
@@ -180,10 +203,6 @@ class Embedding(nnx.Module):
         self.table = parameter((num, width), axes, std=std, policy=policy)
         self.compute = policy.compute
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        """ids int [...] -> rows [..., width] in the compute dtype. Ids are trusted: JAX clips those outside the table."""
-        return jnp.take(self.table[...], ids, axis=0, mode="clip").astype(self.compute)
-
     def first(self, num: int) -> jax.Array:
         """Returns rows 0 .. num-1 as [num, width] in the compute dtype; raises ValueError if the table is shorter."""
         if num > self.table.shape[0]:
@@ -201,7 +220,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Returns x with entries set to 0 with probability `rate` (static) and the rest divided by 1 - rate; x itself without a key."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = draw_mask(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
@@ -210,7 +229,7 @@ def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> j
     if key is None:
         return x
     keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
-    keep = jax.random.bernoulli(key, keep_rate, (x.shape[0],)).astype(jnp.float32) / keep_rate
+    keep = draw_mask(key, keep_rate, (x.shape[0],)).astype(jnp.float32) / keep_rate
     return x * keep.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,6 +22,7 @@ from ofa_jax.models.encoder import Encoded, Encoder
 from ofa_jax.models.layers import Embedding, draw_params, tied_logits
 from ofa_jax.models.precision import Policy, policy
 from ofa_jax.models.resnet import ResNet, Stats, normalise_images
+from ofa_jax.parallel import layout
 
 # Added to the logits of rows that only pad the vocabulary matrix: their probability is exactly 0 and no infinity enters the loss.
 NEVER = -1e30
@@ -54,6 +56,10 @@ class OFA(nnx.Module):
         features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
         return features.reshape(features.shape[0], -1, features.shape[-1]), new_stats
 
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """ids int [Q, S] -> their rows of the vocabulary matrix, [Q, S, D] in the compute dtype."""
+        return layout.look_up(self.embedding.table[...], ids).astype(self.policy.compute)
+
     def encode(
         self,
         source_ids: jax.Array,
@@ -80,7 +86,7 @@ class OFA(nnx.Module):
             if side * side != features.shape[1]:
                 raise ValueError(f"features: found {features.shape[1]} patches without a grid, expected a square number")
             grid = (side, side)
-        embedded, text_mask = self.embedding(source_ids), source_ids != PAD_ID
+        embedded, text_mask = self.embed(source_ids), source_ids != PAD_ID
         return self.encoder(
             embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key, keep_layers=keep_layers
         )
@@ -101,25 +107,31 @@ class OFA(nnx.Module):
           code_rows: static knowledge about `code_mask`: "none", "all" or "mixed". None means "mixed" with a mask, "none" without.
         """
         rows = code_rows or ("none" if code_mask is None else "mixed")
-        return self.decoder(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
+        return self.decoder(self.embed(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
 
     def decode_tree(self, encoded: Encoded, ids: jax.Array, *, places: jax.Array, sees: jax.Array, length: int) -> jax.Array:
         """Returns hidden states [Q, L, D] of text tokens `ids` int32 [Q, L] that form a tree; arguments as in `Decoder.tree`."""
-        return self.decoder.tree(self.embedding(ids), encoded, places=places, sees=sees, length=length)
+        return self.decoder.tree(self.embed(ids), encoded, places=places, sees=sees, length=length)
 
     def trace_decode(
         self, encoded: Encoded, decoder_ids: jax.Array, code_mask: jax.Array | None = None, code_rows: CodeRows | None = None
     ) -> Decoded:
         """Returns what `decode` does, with what entered each layer and where it looked in the encoder's states (for comparisons)."""
         rows = code_rows or ("none" if code_mask is None else "mixed")
-        return self.decoder.trace(self.embedding(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows)
+        return self.decoder.trace(self.embed(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0."""
-        scores = tied_logits(hidden, self.embedding.table[...], self.policy.accum)
+        """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0.
+
+        Where devices hold parts of the vocabulary (`layout.vocab_shards`), the logits are those of this device's part.
+        """
+        table = self.embedding.table[...]
+        scores = tied_logits(hidden, table, self.policy.accum)
         if self.vocab.padded_size == self.vocab.size:
             return scores
-        return scores + np.where(np.arange(self.vocab.padded_size) < self.vocab.size, 0.0, NEVER).astype(self.policy.accum)
+        ids = layout.first_id(table.shape[0]) + np.arange(table.shape[0])
+        xp = np if isinstance(ids, np.ndarray) else jnp
+        return scores + xp.where(ids < self.vocab.size, 0.0, NEVER).astype(self.policy.accum)
 
 
 def create(model: ModelConfig, vocab: VocabConfig, key: jax.Array, *, precision: str = "f32") -> tuple[nnx.GraphDef, nnx.State]:

@@ -16,7 +16,7 @@ class PictureNamer(nnx.Module):
 
     def __init__(self, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
         self.resnet = ResNet(config, policy=policy)
-        self.head = Linear(config.resnet.out_channels, vocab.num_text, ("channels_in", "vocab"), std=config.init_std, policy=policy)
+        self.head = Linear(config.resnet.out_channels, vocab.num_text, ("channels_in", "words"), std=config.init_std, policy=policy)
         self.policy = policy
 
     def __call__(self, images: jax.Array, *, stats: Stats, train: bool, key: jax.Array | None = None) -> tuple[jax.Array, Stats]:

@@ -22,8 +22,9 @@ from jax import lax
 
 from ofa_jax.config.schema import ModelConfig, ResNetConfig
 from ofa_jax.models.convolution import convolve
-from ofa_jax.models.layers import drop_path, drop_path_rates, parameter, run_layers
+from ofa_jax.models.layers import drop_path, drop_path_rates, fold_key, parameter, run_layers
 from ofa_jax.models.precision import Policy
+from ofa_jax.parallel import layout
 
 Stats = dict[str, Any]  # nested; leaves {"mean": [C], "var": [C]}, with a leading axis for a stage's stacked blocks
 
@@ -56,12 +57,13 @@ class BatchNorm(nnx.Module):
             return (x * gain + (bias - stats["mean"].astype(self.accum) * gain)).astype(x.dtype), stats
         images = x.shape[0]
         group = self.group or images
+        over = (lambda y: y) if self.group else layout.mean  # the whole stream lies on all devices
         if images % group:
             raise ValueError(f"model.norm_group: found {images} images in a stream, expected a multiple of {group}")
         wide = x.reshape(images // group, group, *x.shape[1:]).astype(self.accum)
-        count = np.prod(wide.shape[1:4])
-        mean = jnp.mean(wide, (1, 2, 3), keepdims=True)
-        var = jnp.mean(jnp.square(wide - mean), (1, 2, 3), keepdims=True)
+        count = np.prod(wide.shape[1:4]) * (1 if self.group else layout.num_shards())
+        mean = over(jnp.mean(wide, (1, 2, 3), keepdims=True))
+        var = over(jnp.mean(jnp.square(wide - mean), (1, 2, 3), keepdims=True))
         y = (wide - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
         kept = lax.stop_gradient({"mean": jnp.mean(mean, 0).reshape(-1), "var": jnp.mean(var, 0).reshape(-1) * (count / max(count - 1, 1))})
         new = {name: stats[name] + self.momentum * (kept[name].astype(stats[name].dtype) - stats[name]) for name in kept}
@@ -144,11 +146,11 @@ class ResNet(nnx.Module):
             new[name] = {"first": first}
             if blocks == 1:
                 continue
-            stage_key = None if key is None else jax.random.fold_in(key, stage)
+            stage_key = None if key is None else fold_key(key, stage)
 
             def step(block, x, xs, stage_key=stage_key):
                 block_stats, rate, index = xs
-                block_key = None if stage_key is None else jax.random.fold_in(stage_key, index)
+                block_key = None if stage_key is None else fold_key(stage_key, index)
                 return block(x, block_stats, train=train, rate=rate, key=block_key)
 
             rates = jnp.asarray(drop_path_rates(net.drop_path_rate, blocks)[1:])

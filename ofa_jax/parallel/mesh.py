@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.errors import UserError
@@ -46,10 +47,19 @@ def mesh_shape(mesh: MeshConfig, *, num_devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(mesh: MeshConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh over `devices` (default: all devices of all processes). Raises `UserError` as `mesh_shape` does."""
+    """Returns the mesh over `devices` (default: all devices of all processes), along the links of a TPU's torus; slices, which only their
+    hosts' network joins, are the outer part of `data`. Raises `UserError` as `mesh_shape` does, and where slices do not divide `data`."""
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(mesh, num_devices=len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if shape[0] % slices:
+            raise UserError(f"mesh.data: found {shape[0]}, expected a multiple of the {slices} slices, which only `data` crosses")
+        inner, outer = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

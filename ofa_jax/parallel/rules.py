@@ -27,7 +27,8 @@ RULES: dict[str, Rule] = {
     "batch": Rule(("data", "fsdp")),
     "sequence": WHOLE,
     "layers": WHOLE,  # stacked layers stay together: each step of the stack needs one of them
-    "vocab": Rule(("tensor",)),
+    "vocab": Rule(("fsdp", "tensor")),  # and never gathered (`parallel/layout`)
+    "words": Rule(("tensor",), uneven="replicate"),
     "width": Rule(("fsdp",)),
     "ffn": Rule(("tensor",)),
     "heads": Rule(("tensor",)),

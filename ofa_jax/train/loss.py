@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ofa_jax.config.schema import PAD_ID, LossConfig
+from ofa_jax.parallel import layout
 from ofa_jax.train.token_loss import COPIES, TokenCosts, by_copy, keep_mask, token_costs, undropped
 
 
@@ -82,8 +84,14 @@ def block_loss(
 
     def costs(hidden: jax.Array, target_ids: jax.Array, allowed: jax.Array | None) -> TokenCosts:
         token = token_costs(
-            logits_of(hidden), target_ids=target_ids, confidence=confidence, vocab_size=vocab_size, config=config, allowed=allowed
+            logits_of(layout.meet_vocab(hidden)),
+            target_ids=layout.meet_vocab(target_ids),
+            confidence=layout.meet_vocab(confidence),
+            vocab_size=vocab_size,
+            config=config,
+            allowed=None if allowed is None else layout.meet_vocab(allowed),
         )
+        token = jax.tree.map(layout.leave_vocab, token)
         keep = target_ids != PAD_ID
         token = TokenCosts(jnp.where(keep, token.loss, 0.0), token.rank if by_token else None, jnp.where(keep, token.nll, 0.0))
         return token if by_token else _sum_positions(token)
@@ -141,8 +149,14 @@ def group_sums(blocks: Sequence[BlockLoss], *, config: LossConfig, step: jax.Arr
     tokens = [block.tokens for block in blocks if block.tokens is not None]
     if not tokens:
         return sums
-    loss, rank, keep = (jnp.concatenate([jnp.ravel(x) for x in field]) for field in zip(*tokens, strict=True))
-    stays = undropped(rank, keep, step=step, drop_worst=config.drop_worst, drop_best=config.drop_best)
+    # Of all devices' tokens, in the batch's order.
+    ranks, keeps = [layout.all_rows(block.rank) for block in tokens], [layout.all_rows(block.keep) for block in tokens]
+    rank, keep = (jnp.concatenate([jnp.ravel(x) for x in field]) for field in (ranks, keeps))
+    chosen = undropped(rank, keep, step=step, drop_worst=config.drop_worst, drop_best=config.drop_best)
+    parts = jnp.split(chosen, np.cumsum([x.size for x in ranks])[:-1])
+    own = [layout.own(part.reshape(x.shape), block.rank.shape[0]) for part, x, block in zip(parts, ranks, tokens, strict=True)]
+    stays = jnp.concatenate([jnp.ravel(x) for x in own])
+    loss = jnp.concatenate([jnp.ravel(block.loss) for block in tokens])
     copies = COPIES if config.r_drop_alpha else 1
     return sums._replace(loss=jnp.sum(jnp.where(stays, loss, 0.0)), num_tokens=copies * jnp.sum(stays).astype(loss.dtype))
 
@@ -159,8 +173,9 @@ def total_loss(groups: dict[str, LossSums], counts: dict[str, jax.Array] | None 
     """Returns (L, the mean loss of each group): the sum of the groups' weighted losses, each over its own number of tokens.
 
     groups: "pairs", and "images_text" for images and text together; either may be absent. A group without a token counts as 0.
-    counts: numbers of tokens of the global batch, by group, where `groups` are sums over a part of it; its parts' L add up.
+    counts: numbers of tokens of the global batch, by group, where `groups` are sums over a part of it; its parts' L add up. None: the
+    tokens of `groups`, on all devices that run it on rows of their own.
     """
-    counts = {name: sums.num_tokens for name, sums in groups.items()} if counts is None else counts
+    counts = {name: layout.total(sums.num_tokens) for name, sums in groups.items()} if counts is None else counts
     means = {name: sums.loss / jnp.maximum(counts[name], 1) for name, sums in groups.items()}
     return sum(means.values(), start=jnp.zeros((), next(iter(means.values())).dtype)), means

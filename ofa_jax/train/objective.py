@@ -19,6 +19,8 @@ from ofa_jax.train.reconstruction import Reconstruction
 class Objective(Protocol):
     """A model and its loss. All methods with arrays are pure functions of their arguments."""
 
+    by_rows: bool  # the loss is a sum over rows, so that each device runs its own (`train/gradients`)
+
     def init(self, key: jax.Array) -> tuple[nnx.State, Any]:
         """Returns freshly drawn parameters and the running statistics of an untrained model; works under `jax.eval_shape`."""
 

@@ -25,6 +25,7 @@ from jax import lax
 from ofa_jax.config.schema import EOS_ID, UNK_ID, RunConfig, VocabConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import picture_namer, resnet
+from ofa_jax.models.layers import row_keys
 from ofa_jax.models.precision import policy
 from ofa_jax.train.loss import LossReport, LossSums, add_sums, total_loss
 from ofa_jax.train.pretraining import GROUP_OF_STREAM
@@ -71,7 +72,13 @@ class PictureWords(TokenObjective):
         groups: dict[str, list[LossSums]] = {}
         # All pictures go through the front at once: normalised block by block, they would meet other running statistics afterwards.
         images = jnp.concatenate([blocks[config.name].images for config in self.config.data.row_blocks])
-        scores, stats = namer(images, stats=stats, train=key is not None, key=key)
+        keys = None
+        if key is not None:  # a picture's key goes by its place in its own block
+            parts = [
+                row_keys(jax.random.fold_in(key, i), blocks[b.name].images.shape[0]) for i, b in enumerate(self.config.data.row_blocks)
+            ]
+            keys = jnp.concatenate(parts)
+        scores, stats = namer(images, stats=stats, train=key is not None, key=keys)
         start = 0
         for config in self.config.data.row_blocks:
             block = blocks[config.name]

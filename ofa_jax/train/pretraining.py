@@ -18,6 +18,8 @@ from flax import nnx
 from ofa_jax.config.schema import BlockConfig, LossConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
+from ofa_jax.models.layers import fold_key, row_keys, split_key
+from ofa_jax.parallel import layout
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
 from ofa_jax.train.token_loss import COPIES, keep_mask
 from ofa_jax.train.token_objective import TokenObjective, code_rows
@@ -75,9 +77,9 @@ class Pretraining(TokenObjective):
         return loss, LossReport(stats, groups, {})
 
 
-def sample_patches(key: jax.Array, *, rows: int, num_patches: int, keep: int) -> jax.Array:
-    """Returns int32 [rows, keep]: for each row `keep` different patch indices below `num_patches`, uniform, in ascending order."""
-    scores = jax.random.uniform(key, (rows, num_patches))
+def sample_patches(keys: jax.Array, *, num_patches: int, keep: int) -> jax.Array:
+    """Returns int32 [Q, keep]: for each of the keys [Q] `keep` different patch indices below `num_patches`, uniform, in ascending order."""
+    scores = jax.vmap(lambda key: jax.random.uniform(key, (num_patches,)))(keys)
     return jnp.sort(jax.lax.top_k(scores, keep)[1].astype(jnp.int32), axis=1)
 
 
@@ -98,23 +100,23 @@ def batch_loss(
     key: of this data step; None means no dropout, all patches, no update of the statistics and, of the loss's options, the constraint
     range alone (evaluation of the loss). step: int [], updates made before this one.
     """
-    model = nnx.merge(graphdef, params)
     plain = LossConfig(logit_chunk=config.loss.logit_chunk, constraint_range=config.loss.constraint_range)
     loss_config = plain if key is None else config.loss
     parts: dict[str, list[BlockLoss]] = {}
     for stream in STREAMS:
         members = [(i, b) for i, b in enumerate(config.data.row_blocks) if b.stream == stream]
-        features, stats = _embed_stream(model, stats, members, blocks, key)
+        features, stats = _embed_stream(nnx.merge(graphdef, layout.narrow(params)), stats, members, blocks, key)
         for index, block_config in members:
             block_key = None if key is None else jax.random.fold_in(key, index)
             for place, block in enumerate(sequence_groups(block_config, blocks[block_config.name])):
                 group_key = block_key if block_key is None or not place else jax.random.fold_in(block_key, GROUP_KEYS + place)
                 if loss_config.r_drop_alpha:
                     block = repeat_sequences(block)
-                hidden = _decode_block(model, block_config, block, features.get(block_config.name), group_key)
+                narrow = nnx.merge(graphdef, layout.narrow(params))
+                hidden = _decode_block(narrow, block_config, block, features.get(block_config.name), group_key)
                 part = block_loss(
                     hidden,
-                    logits_of=model.logits,
+                    logits_of=narrow.logits,
                     target_ids=block.target_ids,
                     confidence=block.confidence,
                     task_ids=block.task_ids,
@@ -175,6 +177,10 @@ def _embed_stream(
     images = arrays[0].images if len(arrays) == 1 else jnp.concatenate([a.images for a in arrays])
     holes = arrays[0].hole_mask if len(arrays) == 1 else jnp.concatenate([a.hole_mask for a in arrays])
     image_key = None if key is None else jax.random.fold_in(jax.random.fold_in(key, members[0][0]), IMAGE_KEY)
+    if image_key is not None:
+        # A picture's keys go by its place in its own block.
+        parts = [row_keys(jax.random.fold_in(image_key, place), a.images.shape[0]) for place, a in enumerate(arrays)]
+        image_key = jnp.concatenate(parts)
     features, stats = model.embed_images(images, holes, stats=stats, train=key is not None, key=image_key)
     out, start = {}, 0
     for (_, block_config), block in zip(members, arrays, strict=True):
@@ -185,14 +191,14 @@ def _embed_stream(
 
 
 def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.Array | None, key: jax.Array | None) -> jax.Array:
-    """Returns the decoder's output, [Q, T, D]: each image's features serve all sequences of its row."""
+    """Returns the decoder's output, [Q, T, D]: each image's features serve all sequences of its row. key: one, of the block."""
+    key = None if key is None else row_keys(key, block.source_ids.shape[0])
     patch_ids = image_mask = None
     if features is not None:
         image_mask = block.image_mask
         if config.num_patches and key is not None:
-            patch_ids = sample_patches(
-                jax.random.fold_in(key, PATCH_KEY), rows=block.source_ids.shape[0], num_patches=features.shape[1], keep=config.num_patches
-            )
-    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, DROPOUT_KEY))
+            patch_ids = sample_patches(fold_key(key, PATCH_KEY), num_patches=features.shape[1], keep=config.num_patches)
+    key = None if key is None else fold_key(key, DROPOUT_KEY)
+    encoder_key, decoder_key = split_key(key, 2)
     encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
     return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))

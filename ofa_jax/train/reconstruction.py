@@ -72,6 +72,8 @@ class Reconstruction:
     """A VQGAN and its discriminator; an `Objective`. Its statistics: `usage` [num_codes], cells of each code since the last revival;
     `candidates` [num_codes, code_width], entries for codes to be revived; `perceptual`, the weights of that loss."""
 
+    by_rows = False  # the discriminator's weight is a quotient of gradients of the whole batch
+
     def __init__(self, config: VQGANRunConfig):
         self.config = config
         self.quantizer_start = round(config.loss.quantizer_start_fraction * config.steps)  # updates without it

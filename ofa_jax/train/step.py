@@ -19,8 +19,9 @@ from jax.sharding import Mesh
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.models.operations import sequences_a_row
+from ofa_jax.models.precision import policy
 from ofa_jax.parallel.mesh import batch_sharding, replicated
-from ofa_jax.train.accumulation import accumulate
+from ofa_jax.train.gradients import Counts, gradients
 from ofa_jax.train.guard import Verdict, judge, select
 from ofa_jax.train.keys import DATA_KEY, run_key
 from ofa_jax.train.loss import add_sums, total_loss
@@ -61,19 +62,28 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
     def step(state: TrainState, blocks: dict[str, Block]) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(run_key(config.seed, DATA_KEY), state.data_step)
 
-        micros = config.optimizer.accumulate
-        counts = objective.counts(blocks) if micros > 1 else None
-
-        def loss_of(params: Any, blocks: dict[str, Block], key: jax.Array) -> Any:
+        def loss_of(params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array, step: jax.Array, counts: Counts) -> Any:
             params = stop_frozen(params, config.optimizer)
-            return objective.loss(params, state.stats, blocks, key, num_tasks=num_tasks, step=state.step, counts=counts)
+            return objective.loss(params, stats, blocks, key, num_tasks=num_tasks, step=step, counts=counts)
 
-        if micros > 1:
-            (loss, report), grads = accumulate(
-                loss_of, state.params, state.stats, blocks, key, count=micros, mesh=mesh, shardings=shardings.params
+        if objective.by_rows:
+            (loss, report), grads = gradients(
+                loss_of,
+                state.params,
+                state.stats,
+                blocks,
+                key,
+                state.step,
+                counts_of=objective.counts,
+                micros=config.optimizer.accumulate,
+                mesh=mesh,
+                shardings=shardings.params,
+                compute=policy(config.precision).compute,
             )
         else:
-            (loss, report), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, blocks, key)
+            (loss, report), grads = jax.value_and_grad(
+                lambda params: loss_of(params, state.stats, blocks, key, state.step, None), has_aux=True
+            )(state.params)
         grad_norm = optax.tree.norm(grads)
         guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
         # Everything is chosen before it is used further: chosen at the end, new moments and parameters would take memory of their own.

@@ -26,6 +26,7 @@ from jax import lax
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import EOS_ID, PAD_ID, UNK_ID, LossConfig
 from ofa_jax.models.ofa import NEVER
+from ofa_jax.parallel import layout
 
 COPIES = 2  # of every sequence under R-Drop; they are neighbours: 2 i and 2 i + 1
 
@@ -80,10 +81,26 @@ def log_probabilities(logits: jax.Array, allowed: jax.Array | np.ndarray | None 
 
     A position that allows nothing has no softmax: its logits are taken as they are, and nothing may be read there.
     """
-    if allowed is None:
+    if allowed is not None:
+        nothing = layout.vocab_sum(jnp.sum(allowed, axis=-1, keepdims=True)) == 0
+        logits = jnp.where(allowed | nothing, logits, NEVER)
+    if layout.vocab_shards() == 1:
         return jax.nn.log_softmax(logits, axis=-1)
-    nothing = ~jnp.any(allowed, axis=-1, keepdims=True)
-    return jax.nn.log_softmax(jnp.where(allowed | nothing, logits, NEVER), axis=-1)
+    shifted = logits - layout.vocab_max(jnp.max(logits, axis=-1, keepdims=True))
+    return shifted - jnp.log(layout.vocab_sum(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)))
+
+
+def pick(values: jax.Array, ids: jax.Array) -> jax.Array:
+    """Returns the entries of `values` [..., padded V] at `ids` int [...], wherever the vocabulary's parts lie."""
+    if layout.vocab_shards() == 1:
+        return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
+    mine = jnp.arange(values.shape[-1]) == (ids - layout.first_id(values.shape[-1]))[..., None]
+    return layout.vocab_sum(jnp.sum(jnp.where(mine, values, 0), axis=-1))
+
+
+def _own_ids(num: int) -> jax.Array | np.ndarray:
+    """The ids of this device's `num` columns of the logits."""
+    return layout.first_id(num) + np.arange(num)
 
 
 def smoothed_losses(
@@ -100,20 +117,20 @@ def smoothed_losses(
     log_probs: float [Q, T, padded V], `log_probabilities` over `allowed` (bool, broadcasts to them; None: every id). target_ids: int
     [Q, T]. confidence: float [Q].
     """
-    nll = -jnp.take_along_axis(log_probs, target_ids[..., None], axis=-1)[..., 0]
+    nll = -pick(log_probs, target_ids)
     if label_smoothing == 0.0:
         loss = nll * confidence[:, None]
     else:
         if allowed is None:
-            counted, eps_i = jnp.arange(log_probs.shape[-1]) < vocab_size, label_smoothing / (vocab_size - 1)
+            counted, eps_i = _own_ids(log_probs.shape[-1]) < vocab_size, label_smoothing / (vocab_size - 1)
         else:
-            others = jnp.sum(allowed, axis=-1).astype(log_probs.dtype) - 1.0
+            others = layout.vocab_sum(jnp.sum(allowed, axis=-1).astype(log_probs.dtype)) - 1.0
             counted, eps_i = allowed, jnp.where(others > 0, label_smoothing / (jnp.maximum(others, 1.0) + 1e-6), 0.0)
-        smooth = -jnp.sum(jnp.where(counted, log_probs, 0.0), axis=-1)
+        smooth = -layout.vocab_sum(jnp.sum(jnp.where(counted, log_probs, 0.0), axis=-1))
         loss = ((1.0 - label_smoothing - eps_i) * nll + eps_i * smooth) * confidence[:, None]
     if allowed is None:
         return loss, nll
-    legal = jnp.take_along_axis(jnp.broadcast_to(allowed, log_probs.shape), target_ids[..., None], axis=-1)[..., 0]
+    legal = pick(jnp.broadcast_to(allowed, log_probs.shape).astype(jnp.int32), target_ids) > 0
     return jnp.where(legal, loss, jnp.inf), jnp.where(legal, nll, jnp.inf)
 
 
@@ -129,10 +146,10 @@ def encouraging_bonus(
     bonus = jnp.log(jnp.maximum(1.0 - probs, 1e-5))
     if log_end < 1.0:
         bonus = jnp.where(probs > log_end, math.log(1.0 - log_end) - (probs - log_end) / (1.0 - log_end), bonus)
-    of_target = jnp.take_along_axis(bonus, target_ids[..., None], axis=-1)[..., 0]
+    of_target = pick(bonus, target_ids)
     if label_smoothing == 0.0:
         return of_target
-    of_all = jnp.sum(jnp.where(jnp.arange(bonus.shape[-1]) < vocab_size, bonus, 0.0), axis=-1)
+    of_all = layout.vocab_sum(jnp.sum(jnp.where(_own_ids(bonus.shape[-1]) < vocab_size, bonus, 0.0), axis=-1))
     return (1.0 - label_smoothing) * of_target + label_smoothing / vocab_size * of_all
 
 
@@ -141,7 +158,7 @@ def symmetric_divergence(p: jax.Array, q: jax.Array) -> jax.Array:
 
     R-Drop (Liang et al. 2021, arXiv 2106.14448) adds alpha / 2 times this; the official criterion calls half of it `kl_loss`.
     """
-    return jnp.sum((jnp.exp(q) - jnp.exp(p)) * (q - p), axis=-1)
+    return layout.vocab_sum(jnp.sum((jnp.exp(q) - jnp.exp(p)) * (q - p), axis=-1))
 
 
 def by_copy(x: jax.Array) -> jax.Array:
@@ -171,8 +188,10 @@ def token_costs(
             raise ValueError(f"allowed: found a mask beside loss.constraint_range={config.constraint_range}, expected one of the two")
         allowed = range_mask(config.constraint_range, num_ids=vocab_size)
     if allowed is not None:
-        padding = logits.shape[-1] - vocab_size
+        part = logits.shape[-1]
+        padding = part * layout.vocab_shards() - vocab_size
         allowed = jnp.pad(allowed, (*((0, 0),) * (allowed.ndim - 1), (0, padding)))
+        allowed = lax.dynamic_slice_in_dim(allowed, layout.first_id(part), part, -1) if layout.vocab_shards() > 1 else allowed
     log_probs = log_probabilities(logits, allowed)
     loss, nll = smoothed_losses(
         log_probs,

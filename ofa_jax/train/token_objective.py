@@ -19,6 +19,7 @@ class TokenObjective:
     """The parts of an `Objective` that `Pretraining` and `PictureWords` share."""
 
     config: RunConfig
+    by_rows = True
 
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         return make_optimizer(self.config.optimizer, steps=self.config.steps, frozen_norms=self.config.model.image_norm == "frozen")

@@ -143,7 +143,7 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
         (
             [("mesh.tensor", "16"), ("vocab.pad_multiple", "1")],
             16,
-            "pads the vocabulary to 59457 rows, expected a multiple of mesh.tensor=16",
+            "pads the vocabulary to 59457 rows, expected a multiple of mesh.fsdp x mesh.tensor = 1 x 16",
         ),
         (
             [("model.norm_group", "64")],

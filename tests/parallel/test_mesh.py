@@ -47,7 +47,7 @@ def test_the_table_is_small_and_names_mesh_axes():
 
 def test_partitions():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert partition_spec(("vocab", "width"), (16, 8), mesh, name="e") == P("tensor", "fsdp")
+    assert partition_spec(("vocab", "width"), (16, 8), mesh, name="e") == P(("fsdp", "tensor"), None)
     assert partition_spec(("layers", "width", "heads"), (3, 8, 8), mesh, name="q") == P(None, "fsdp", "tensor")
     assert partition_spec((None, "norm"), (3, 7), mesh, name="n") == P(None, None)
     # One mesh axis splits one dimension: the second `width` stays whole.

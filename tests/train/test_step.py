@@ -108,14 +108,14 @@ def test_the_state_is_described_without_making_it():
 
 
 def test_patches_are_a_uniform_draw_without_repeats():
-    ids = np.asarray(sample_patches(jax.random.key(0), rows=400, num_patches=16, keep=5))
+    ids = np.asarray(sample_patches(jax.random.split(jax.random.key(0), 400), num_patches=16, keep=5))
     assert ids.shape == (400, 5)
     assert ids.min() == 0 and ids.max() == 15
     assert np.all(np.diff(ids, axis=1) > 0)
     counts = np.bincount(ids.ravel(), minlength=16)
     assert np.all(np.abs(counts - 125) < 5 * np.sqrt(125 * 11 / 16))
     np.testing.assert_array_equal(
-        np.asarray(sample_patches(jax.random.key(1), rows=3, num_patches=4, keep=4)), np.tile(np.arange(4), (3, 1))
+        np.asarray(sample_patches(jax.random.split(jax.random.key(1), 3), num_patches=4, keep=4)), np.tile(np.arange(4), (3, 1))
     )
 
 
