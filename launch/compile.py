@@ -87,7 +87,7 @@ def _compile(argv: list[str]) -> int:
     config = override(read_config(spec), ())
     if not isinstance(config, RunConfig):
         raise ConfigError(f"--config: found the run {config.name} of a {config.objective}, expected one of an OFA model")
-    config = override(suited(config, topology.hardware), overrides)
+    config = override(suited(config, topology.hardware, num_devices=topology.chips), overrides)
     check(config, topology.chips)
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run

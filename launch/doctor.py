@@ -4,8 +4,8 @@ Prints a line for every check, `ok`, `WARN` or `FAIL`, with what was found, what
 what it writes to measure the disks is removed again.
 
   --compile            compiles the training step for the devices that are here, and says what memory it takes, activations included
-  --chip=NAME          for another accelerator than those here (a name of ofa_jax/parallel/chips.py, as "TPU v5e"): memory and
-                       pace by its published numbers
+  --chip=NAME          for another accelerator than those here (a file of configs/hardware, as v5e): memory and pace by its
+                       published numbers
   --devices=N          for so many devices instead of those here
   --mfu=F              share of the chips' peak that a step is predicted with (default 0.4)
   --step_s=S           what a step takes, where it is known
@@ -79,9 +79,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _examine(argv: list[str]) -> int:
     from ofa_jax.config.check import check
+    from ofa_jax.config.hardware import load_hardware
     from ofa_jax.config.load import load_run
     from ofa_jax.config.schema import MeshConfig
-    from ofa_jax.parallel.chips import chip_named
 
     config, rest = load_run(argv)
     flags = _parse(rest)
@@ -93,8 +93,9 @@ def _examine(argv: list[str]) -> int:
     from ofa_jax.doctor.examine import Options, examine, joined
     from ofa_jax.doctor.versions import read_pins
     from ofa_jax.parallel import hosts
+    from ofa_jax.parallel.machine import load_here
 
-    chip = chip_named(flags.chip) if flags.chip else None
+    chip = load_hardware(flags.chip) if flags.chip else None
     options = Options(flags.requirements, flags.seconds, chip, flags.devices, flags.mfu, flags.step_s, flags.compile)
     read_pins(flags.requirements)
     if flags.out and not flags.out.absolute().parent.is_dir():
@@ -103,6 +104,7 @@ def _examine(argv: list[str]) -> int:
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()  # what --compile makes, the run need not compile again
     with joined(config, deadline_s=flags.join_s, give_up=_give_up) as watch:
+        config = load_here(argv, chip=chip, num_devices=flags.devices, checked=False)
         report = examine(config, options, say=lambda line: print(line, flush=True), enter=watch.enter)
         if hosts.is_first():
             print(report.summary(), flush=True)

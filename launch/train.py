@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ofa_jax.config.check import check
 from ofa_jax.config.errors import ConfigError, FailedSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
-from ofa_jax.config.schema import AnyRun, VQGANRunConfig
+from ofa_jax.config.schema import VQGANRunConfig
 from ofa_jax.monitor.exits import REASONS, Life, end_at_once, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
 
@@ -79,28 +79,25 @@ def _train(argv: list[str], life: Life) -> str:
     try:
         hosts.start(deadline_s=config.hang_s)
         heartbeat.enter(0, "start")
-        return _train_on_hosts(config, life, heartbeat, allow)
+        return _train_on_hosts(argv, life, heartbeat, allow)
     finally:
         heartbeat.close()
 
 
-def _train_on_hosts(config: AnyRun, life: Life, heartbeat: Heartbeat, allow: list[str]) -> str:
-    """What follows once the hosts have found each other."""
-    import jax
-
-    from ofa_jax.parallel import hosts
-
-    check(config, num_devices=jax.device_count())
-
+def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: list[str]) -> str:
+    """What follows once the hosts have found each other: the config is that of their devices."""
     from ofa_jax.config.debug import uses_fixtures
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.usage import Usage
+    from ofa_jax.parallel import hosts
+    from ofa_jax.parallel.machine import load_here
     from ofa_jax.tasks.table import TASK_NAMES
     from ofa_jax.tasks.training_data import training_pipeline
     from ofa_jax.train.hooks import Evaluate, Hook, StopOnRejects, WriteDigests
     from ofa_jax.train.loop import train
     from ofa_jax.train.reporting import host_hooks, reporting_hooks
 
+    config = load_here(argv)
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 

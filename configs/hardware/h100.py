@@ -18,6 +18,8 @@ HARDWARE = Hardware(
     host_cores=112,
     host_memory_bytes=2_048e9,
     host_network_rate=400e9,
+    layers="unroll",
+    fsdp=8,  # inside a host
     sources={
         "bf16_flops": _CHIP,
         "memory_bytes": _CHIP,

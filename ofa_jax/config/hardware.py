@@ -12,12 +12,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ofa_jax.config.errors import ConfigError, nearest
-from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.load import load_run, override, read_config, split_config
+from ofa_jax.config.render import leaves
+from ofa_jax.config.schema import AnyRun, MeshConfig, RunConfig
 
 _ROOT = Path(__file__).resolve().parents[2]
+Run = TypeVar("Run", bound=AnyRun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Hardware:
     memory_bytes: float  # of a chip, as published
     memory_rate: float
     link_rate: float  # to a neighbour (or, GPUs, into the switch), one way
-    host_chips: int
+    host_chips: int  # with what follows, 0 where hosts differ
     host_cores: int
     host_memory_bytes: float
     host_network_rate: float  # between hosts, one way
@@ -41,8 +44,9 @@ class Hardware:
     shapes: tuple[str, ...] = ()  # of slices, as they can be had
     usable_bytes: float = 0.0  # of a chip's memory, as the compiler lets a program have it; 0: `memory_bytes`
     compile_options: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of the description of a topology, to libtpu
-    layers: Literal["scan", "unroll"] = "unroll"  # what suits its compiler
-    remat: Literal["none", "dots", "full"] = "none"
+    layers: Literal["scan", "unroll", ""] = ""  # what suits its compiler; "": as the config says
+    remat: Literal["none", "dots", "full", ""] = ""
+    fsdp: int = 1  # chips that share the parameters, as far as the number of chips allows
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> where its number is from
 
     @property
@@ -69,7 +73,7 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        return self.slices * -(-self.slice_chips // self.hardware.host_chips)
+        return self.slices * -(-self.slice_chips // (self.hardware.host_chips or 1))
 
     @property
     def text(self) -> str:
@@ -92,9 +96,41 @@ def load_hardware(name: str) -> Hardware:
     return importlib.import_module(f"configs.hardware.{name}").HARDWARE
 
 
-def suited(config: RunConfig, hardware: Hardware) -> RunConfig:
-    """Returns the config with what suits the hardware's compiler; nothing of it changes what is learned."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, layers=hardware.layers, remat=hardware.remat))
+def hardware_of(kind: str) -> Hardware | None:
+    """Returns the machine whose devices JAX calls `kind` (`jax.Device.device_kind`) in full, or None where no file has it: nothing is
+    taken from a similar name, and a part of a GPU (MIG) is not the GPU."""
+    return next((found for name in hardware_names() if kind in (found := load_hardware(name)).kinds), None)
+
+
+def suited(config: Run, hardware: Hardware, *, num_devices: int) -> Run:
+    """Returns the config with what suits the hardware: its compiler's layers and remat, and a mesh where the config leaves it open.
+
+    Nothing of it changes what is learned. Raises no error: whether the mesh divides what it splits is for `config.check`.
+    """
+    if isinstance(config, RunConfig):
+        model = config.model
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(model, layers=hardware.layers or model.layers, remat=hardware.remat or model.remat)
+        )
+    if config.mesh == MeshConfig():
+        config = dataclasses.replace(config, mesh=MeshConfig(fsdp=math.gcd(hardware.fsdp, num_devices)))
+    return config
+
+
+def load_suited(argv: Sequence[str], hardware: Hardware | None, *, kind: str, num_devices: int) -> tuple[AnyRun, str]:
+    """Returns (the config that `argv` asks for, with what suits the hardware wherever `argv` says nothing else; what that was, in a line).
+
+    hardware: of the devices, None where no file has it; kind: what JAX calls them. The line is "" where nothing was changed. Raises
+    ConfigError as `load_run` does.
+    """
+    spec, overrides, _ = split_config(argv)
+    plain, _ = load_run(argv)
+    if spec is None or hardware is None:
+        return plain, f"hardware: {kind} has no file in configs/hardware, so model.layers, model.remat and mesh are as the config says"
+    config = override(suited(read_config(spec), hardware, num_devices=num_devices), overrides)
+    was = leaves(plain)
+    changes = [f"{name}={value}" for name, value in leaves(config).items() if was[name] != value]
+    return config, f"hardware: {hardware.title} (configs/hardware/{hardware.name}.py): {' '.join(changes)}" if changes else ""
 
 
 def parse_topology(text: str, *, slices: int = 1) -> Topology:

@@ -16,6 +16,7 @@ import jax
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.debug import uses_fixtures
 from ofa_jax.config.errors import UserError
+from ofa_jax.config.hardware import Hardware, hardware_of
 from ofa_jax.config.load import run_folder
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
@@ -23,7 +24,6 @@ from ofa_jax.doctor import agreement, datasets, folders, layout, memory, pace, v
 from ofa_jax.doctor.report import Finding, Report, failure, from_bytes, lines, to_bytes
 from ofa_jax.monitor.heartbeat import Heartbeat
 from ofa_jax.parallel import hosts
-from ofa_jax.parallel.chips import Chip, chip_of
 from ofa_jax.pods.program import checkpoint_bytes
 from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.table import TASK_NAMES
@@ -35,7 +35,7 @@ class Options:
 
     requirements: Path
     seconds: float = 5.0  # of each measurement
-    chip: Chip | None = None  # that the run is for; None: what is here
+    chip: Hardware | None = None  # that the run is for; None: what is here
     devices: int = 0  # that the run is for; 0: those that are here
     mfu: float = 0.4  # share of the peak that a step is predicted with
     step_s: float = 0.0  # of a step, where it is known
@@ -119,8 +119,8 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
     """
     packages = versions.installed(versions.read_pins(options.requirements))
     num_devices = options.devices or jax.device_count()
-    kind = options.chip.name if options.chip else jax.local_devices()[0].device_kind
-    chip = options.chip or chip_of(jax.local_devices()[0].device_kind)
+    kind = options.chip.title if options.chip else jax.local_devices()[0].device_kind
+    chip = options.chip or hardware_of(jax.local_devices()[0].device_kind)
     facts = {"config": config.name, "config_hash": config_hash(config), "devices": num_devices, "kind": kind, "hosts": hosts.count()}
     seen = _Examination(Report(facts), say, enter)
 
@@ -218,8 +218,8 @@ def _check_memory(config: AnyRun, options: Options, state: memory.StateBytes, nu
                 raise
             return [found]
     if options.chip is not None:
-        limit: float | None = options.chip.memory_bytes
-        of = options.chip.name
+        limit: float | None = options.chip.program_bytes
+        of = options.chip.title
     else:
         limit, of = memory.device_limit()
     on_device = memory.batch_bytes(config) / layout.batch_shards(config, num_devices)

@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from ofa_jax.config.hardware import Hardware
 from ofa_jax.config.schema import AnyRun, RunConfig
 from ofa_jax.data.quarantine import Quarantine
 from ofa_jax.doctor.report import Finding
 from ofa_jax.models.operations import step_operations
-from ofa_jax.parallel.chips import Chip
 from ofa_jax.tasks.training_data import training_pipeline
 
 _SPARE = 1.2  # a pipeline that is so much faster than the model keeps its queue full
@@ -43,7 +43,7 @@ class Rate:
     rejected: int
 
 
-def predict_step(config: AnyRun, chip: Chip | None, *, kind: str, num_devices: int, mfu: float, step_s: float) -> Step:
+def predict_step(config: AnyRun, chip: Hardware | None, *, kind: str, num_devices: int, mfu: float, step_s: float) -> Step:
     """Returns the seconds of a step: `step_s` where it is not 0, else operations / (devices x peak x mfu).
 
     kind: what the device is called, for the sentence where `chip` is None. The peaks are those of bf16.
@@ -55,14 +55,14 @@ def predict_step(config: AnyRun, chip: Chip | None, *, kind: str, num_devices: i
     if config.objective != "ofa":
         return Step(None, f"a step's time is not known (the operations of objective={config.objective} are not counted); give --step_s")
     operations = sum(step_operations(config).values())
-    if chip is None:
+    if chip is None or not chip.bf16_flops:
         return Step(None, f"a step of {operations / 1e12:,.4g} TFLOP takes a time that is not known on {kind}; give --step_s or --chip")
     if config.precision != "bf16":
         return Step(None, f"a step's time is not known for precision={config.precision} (peaks are of bf16); give --step_s")
     peak = num_devices * chip.bf16_flops
     seconds = operations / (peak * mfu)
     return Step(
-        seconds, f"{operations / 1e12:,.4g} TFLOP on {num_devices} x {chip.name} ({chip.bf16_flops / 1e12:.0f} TFLOP/s) at MFU {mfu:g}"
+        seconds, f"{operations / 1e12:,.4g} TFLOP on {num_devices} x {chip.title} ({chip.bf16_flops / 1e12:.0f} TFLOP/s) at MFU {mfu:g}"
     )
 
 

@@ -16,7 +16,7 @@ from ofa_jax.config.render import leaves
 from ofa_jax.config.schema import AnyRun
 
 # What changes where or how fast a run goes, or what is reported, but not what is learned. A name ending in a dot covers all below it.
-# The guard is free because a run that it ended goes on under another one; accumulation changes which units are dropped, as a seed does.
+# The guard is free because a run that it ended goes on under another one.
 FREE_FIELDS = (
     "name", "workdir", "log_every", "hang_s", "checkpoint.", "eval.", "monitor.", "mesh.", "guard",
     "data.dir", "data.num_workers", "data.prefetch", "data.max_reject_fraction", "data.reject_grace", "data.max_epochs",

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from ofa_jax.config.hardware import hardware_of
 from ofa_jax.config.schema import AnyRun, VQGANRunConfig
 from ofa_jax.models.operations import step_operations
 from ofa_jax.monitor import flops
 from ofa_jax.monitor.memory import high_water
 from ofa_jax.monitor.writers import Number
-from ofa_jax.parallel.chips import chip_of
 from ofa_jax.train.hooks import Hook
 
 
@@ -34,8 +34,8 @@ class WatchSpeed(Hook):
         self._operations = {} if isinstance(config, VQGANRunConfig) else step_operations(config)
         self._kind, self._num_chips, self._say = devices[0].device_kind, len(devices), say
         self._here = [device for device in devices if device.process_index == jax.process_index()]
-        chip = chip_of(self._kind)
-        self._peak = None if chip is None else chip.bf16_flops
+        hardware = hardware_of(self._kind)
+        self._peak = (hardware and hardware.bf16_flops) or None
 
     def start(self, step: int) -> None:
         del step

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import jax
 import pytest
 
+from configs.ofa_tiny import get_config
 from ofa_jax.config.errors import ConfigError
-from ofa_jax.config.hardware import hardware_names, load_hardware, parse_topology
-from ofa_jax.parallel.chips import CHIPS
+from ofa_jax.config.hardware import hardware_names, hardware_of, load_hardware, parse_topology, suited
+from ofa_jax.config.schema import MeshConfig
 
 
 @pytest.mark.parametrize("name", hardware_names())
@@ -17,19 +20,31 @@ def test_a_file_is_whole_and_says_where_its_numbers_are_from(name: str):
     assert found.name == name and found.title and found.kinds
     if found.platform == "cpu":
         return  # of which nothing is predicted
-    for field in ("bf16_flops", "memory_bytes", "memory_rate", "link_rate", "host_network_rate", "host_cores"):
+    of_host = ("host_network_rate", "host_cores") if found.host_chips else ()
+    for field in ("bf16_flops", "memory_bytes", "memory_rate", "link_rate", *of_host):
         assert getattr(found, field) > 0 and found.sources[field].startswith("https://"), field
     assert (found.torus == 0) == (not found.shapes)
     assert all(len(shape.split("x")) == found.torus for shape in found.shapes)
 
 
-def test_the_peaks_are_those_of_the_table_of_chips():
-    by_kind = {kind: chip for chip in CHIPS for kind in chip.kinds}
-    for name in hardware_names():
-        found = load_hardware(name)
-        for kind in found.kinds:
-            if kind in by_kind:
-                assert found.bf16_flops == by_kind[kind].bf16_flops
+def test_devices_are_known_by_their_full_names_only():
+    found = hardware_of("TPU v5 lite")
+    assert found is not None and (found.name, found.bf16_flops) == ("v5e", 197e12)
+    assert hardware_of("TPU v5").name == "v5p" and hardware_of(jax.devices("cpu")[0].device_kind).name == "cpu"
+    # A v4i is not a v4, and a seventh of an H100 is not one.
+    for kind in ("TPU v4 lite", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H100", ""):
+        assert hardware_of(kind) is None
+    kinds = [kind for name in hardware_names() for kind in load_hardware(name).kinds]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_a_config_takes_what_suits_the_hardware_where_it_leaves_it_open():
+    config = get_config()
+    found = suited(config, load_hardware("v5p"), num_devices=24)
+    assert (found.model.layers, found.model.remat, found.mesh) == ("scan", "dots", MeshConfig(fsdp=8))
+    asked = dataclasses.replace(config, mesh=MeshConfig(fsdp=2))
+    assert suited(asked, load_hardware("v5p"), num_devices=24).mesh == asked.mesh
+    assert suited(config, load_hardware("cpu"), num_devices=8) == config
 
 
 def test_a_topology_has_chips_and_hosts():

@@ -10,9 +10,9 @@ import pytest
 from configs.ofa_large import get_config as large
 from configs.quickstart_front import get_config as front
 from configs.quickstart_vqgan import get_config as vqgan
+from ofa_jax.config.hardware import load_hardware
 from ofa_jax.doctor.pace import Rate, Step, check_pace, measure, predict_step
 from ofa_jax.models.operations import step_operations
-from ofa_jax.parallel.chips import chip_named
 from ofa_jax.prepare import fixtures
 from tests.e2e.small_run import get_config
 
@@ -22,7 +22,7 @@ def predicted(config, chip, *, step_s: float = 0.0) -> Step:
 
 
 def test_a_step_is_operations_over_peak_and_mfu():
-    found = predicted(large(), chip_named("TPU v5e"))
+    found = predicted(large(), load_hardware("v5e"))
     assert found.seconds == pytest.approx(sum(step_operations(large()).values()) / (256 * 197e12 * 0.4))
     assert "on 256 x TPU v5e (197 TFLOP/s) at MFU 0.4" in found.said
     assert predicted(large(), None, step_s=2.0).seconds == 2.0
@@ -31,9 +31,9 @@ def test_a_step_is_operations_over_peak_and_mfu():
 def test_what_is_not_known_is_not_made_up():
     for config, chip in (
         (large(), None),
-        (dataclasses.replace(large(), precision="f32"), chip_named("H100 SXM")),
-        (front(), chip_named("TPU v4")),
-        (vqgan(), chip_named("TPU v4")),
+        (dataclasses.replace(large(), precision="f32"), load_hardware("h100")),
+        (front(), load_hardware("v4")),
+        (vqgan(), load_hardware("v4")),
     ):
         found = predicted(config, chip)
         assert found.seconds is None and "not known" in found.said and "--step_s" in found.said

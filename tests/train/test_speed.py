@@ -7,9 +7,9 @@ import pytest
 from train_case import CONFIG
 
 from configs.ofa_base import get_config
+from ofa_jax.config.hardware import load_hardware
 from ofa_jax.models.operations import step_operations
 from ofa_jax.monitor import flops
-from ofa_jax.parallel.chips import chip_of
 from ofa_jax.train.hooks import TimeByCause
 from ofa_jax.train.speed import WatchSpeed
 
@@ -32,7 +32,7 @@ def test_a_cpu_has_rates_and_memory_but_no_mfu():
 
 def test_mfu_of_base_on_eight_chips_by_hand():
     """A quarter of a second a step: the parts add up, and doubling the time halves them."""
-    operations, peak = step_operations(get_config()), 8 * chip_of("TPU v5p").bf16_flops
+    operations, peak = step_operations(get_config()), 8 * load_hardware("v5p").bf16_flops
     found = flops.rates(operations, step_s=10.0, peak_flops=peak)
     assert found["perf/mfu"] == pytest.approx(sum(operations.values()) / (10.0 * 8 * 459e12))
     parts = {name.removeprefix("perf/mfu/"): value for name, value in found.items() if name.startswith("perf/mfu/")}

@@ -1,0 +1,27 @@
+"""A run's config on the devices that are here: what the command line says, and what suits them where it says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from ofa_jax.config.check import check
+from ofa_jax.config.hardware import Hardware, hardware_of, load_suited
+from ofa_jax.config.schema import AnyRun
+from ofa_jax.parallel import hosts
+
+
+def load_here(argv: Sequence[str], *, chip: Hardware | None = None, num_devices: int = 0, checked: bool = True) -> AnyRun:
+    """Returns the config that `argv` asks for as `config.hardware.load_suited` does for the devices of all hosts, after `hosts.start`;
+    the first host prints what was taken from the hardware's file.
+
+    chip and num_devices: of others than those that are here. checked: raises ConfigError where it does not fit so many devices.
+    """
+    kind = jax.devices()[0].device_kind
+    config, said = load_suited(argv, chip or hardware_of(kind), kind=kind, num_devices=num_devices or jax.device_count())
+    if said and hosts.is_first():
+        print(said, flush=True)
+    if checked:
+        check(config, num_devices=num_devices or jax.device_count())
+    return config
