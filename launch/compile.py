@@ -1,11 +1,12 @@
 """Compiles a run's training step for devices that are not here, and says whether it fits and what the run comes to.
 
-    python launch/compile.py --config=configs/ofa_large.py --topology=v5p:4x4x4 [--config.a.b=value ...]
+    python launch/compile.py --config=configs/ofa_large.py --topology=v5p:4x4x4 [--slices=2] [--config.a.b=value ...]
 
 Prints a chip's memory, the step's operations, every collective, and seconds, hours and rates at the hardware's published best (files of
 configs/hardware); nothing is trained and no parameter is made. TPUs need libtpu (`make tpu-env`), and no chip; `--topology=cpu:8`
 compiles for CPU devices of this machine, GPUs are compiled for on one alone (launch/doctor.py --compile).
 
+  --slices=N           so many such slices, joined by their hosts' network
   --rows_core_s=R      rows a second that a core of a host makes (default 230)
   --row_kb=K           of a record in storage (default 60)
   --json=FILE          all numbers
@@ -54,10 +55,11 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"command line: {message}; expected --config=FILE --topology=NAME:SHAPE [--json=FILE]")
+            raise ConfigError(f"command line: {message}; expected --config=FILE --topology=NAME:SHAPE [--slices=N] [--json=FILE]")
 
     parser = Parser(prog="launch/compile.py", allow_abbrev=False, add_help=False)
     parser.add_argument("--topology", required=True)
+    parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--rows_core_s", type=float, default=230.0)
     parser.add_argument("--row_kb", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
@@ -83,7 +85,7 @@ def _compile(argv: list[str]) -> int:
     flags = _parse(rest)
     if not spec:
         raise ConfigError("--config: found none, expected --config=configs/<name>.py[:arg]")
-    topology = parse_topology(flags.topology)
+    topology = parse_topology(flags.topology, slices=flags.slices)
     config = override(read_config(spec), ())
     if not isinstance(config, RunConfig):
         raise ConfigError(f"--config: found the run {config.name} of a {config.objective}, expected one of an OFA model")

@@ -75,21 +75,27 @@ Run = TypeVar("Run", RunConfig, VQGANRunConfig)
 
 
 def with_arg(config: Run, arg: str) -> Run:
-    """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, `shards=N`, or several of them
-    (`debug,steps=10`).
+    """Returns the variant of `config` that the mini-argument list `arg` asks for: `debug`, `steps=N`, `batch=N`, `shards=N`, or several of
+    them (`debug,steps=10`).
 
-    `own_data` (with `debug`): the data that was prepared for the config instead of the fixtures. `shards=N`: length classes are joined
-    until N devices can share the rows of each.
+    `own_data` (with `debug`): the data that was prepared for the config instead of the fixtures. `batch=N`: N times the rows of
+    every block. `shards=N`: length classes are joined until N devices can share the rows of each.
     """
-    options = parse_arg(arg, debug=False, own_data=False, steps=0, shards=0)
+    options = parse_arg(arg, debug=False, own_data=False, steps=0, batch=0, shards=0)
     if options["own_data"] and (not options["debug"] or isinstance(config, VQGANRunConfig)):
         raise ConfigError(f"config argument {arg!r}: found own_data, expected it with debug, in a config of OFA")
-    if options["shards"]:
-        blocks = tuple(dataclasses.replace(block, classes=join_classes(block.classes, options["shards"])) for block in config.data.blocks)
+    if options["batch"] or options["shards"]:
+        blocks = tuple(_shared(block, batch=options["batch"] or 1, shards=options["shards"] or 1) for block in config.data.blocks)
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
     if options["debug"]:
         config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config, own_data=options["own_data"])
     return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
+
+
+def _shared(block: BlockConfig, *, batch: int, shards: int) -> BlockConfig:
+    """The block with `batch` times its rows, in classes that `shards` devices can share."""
+    classes = tuple(dataclasses.replace(part, rows=part.rows * batch) for part in block.classes)
+    return dataclasses.replace(block, rows=block.rows * batch, classes=join_classes(classes, shards))
 
 
 def join_classes(classes: tuple[LengthClass, ...], multiple: int) -> tuple[LengthClass, ...]:
