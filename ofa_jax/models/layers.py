@@ -264,6 +264,14 @@ def drop_path_rates(rate: float, num_layers: int) -> np.ndarray:
     return np.linspace(0.0, rate, num_layers, dtype=np.float32)
 
 
+_SENT = jax.checkpoint_policies.save_only_these_names(layout.RECEIVED)
+_KEPT: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _SENT),
+    "full": _SENT,
+}
+
+
 def run_layers(
     layers: nnx.Module, step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, xs: Any, *, num: int, mode: str, remat: str
 ) -> tuple[Any, Any]:
@@ -274,7 +282,8 @@ def run_layers(
       step: called with the module of one layer (no leading axis), the carry and that layer's slice of `xs`.
       xs: a pytree of arrays with leading axis `num` (or None).
       mode: "scan" (one compiled body) or "unroll" (the stack is indexed statically; faster on GPU and CPU).
-      remat: "none"; "dots" keeps only products without batch dimensions for the gradient; "full" keeps only the carry.
+      remat: "none"; "dots" keeps only products without batch dimensions for the gradient; "full" keeps only the carry. Both keep what came
+        from other devices (`layout.received`), which is small and would be sent again.
 
     Returns:
       The last carry and the stacked `y`s.
@@ -285,12 +294,10 @@ def run_layers(
         layer_params, x = slices
         return step(nnx.merge(graphdef, layer_params), carry, x)
 
-    if remat == "dots":
-        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable, prevent_cse=mode != "scan")
-    elif remat == "full":
-        body = jax.checkpoint(body, prevent_cse=mode != "scan")
-    elif remat != "none":
-        raise ValueError(f"model.remat: found {remat!r}, expected 'none', 'dots' or 'full'")
+    if remat not in _KEPT:
+        raise ValueError(f"model.remat: found {remat!r}, expected one of {', '.join(_KEPT)}")
+    if remat != "none":
+        body = jax.checkpoint(body, policy=_KEPT[remat], prevent_cse=mode != "scan")
     if mode == "scan":
         return lax.scan(body, carry, (params, xs), length=num)
     if mode != "unroll":

@@ -57,17 +57,28 @@ class BatchNorm(nnx.Module):
             return (x * gain + (bias - stats["mean"].astype(self.accum) * gain)).astype(x.dtype), stats
         images = x.shape[0]
         group = self.group or images
-        over = (lambda y: y) if self.group else layout.mean  # the whole stream lies on all devices
         if images % group:
             raise ValueError(f"model.norm_group: found {images} images in a stream, expected a multiple of {group}")
         wide = x.reshape(images // group, group, *x.shape[1:]).astype(self.accum)
         count = np.prod(wide.shape[1:4]) * (1 if self.group else layout.num_shards())
-        mean = over(jnp.mean(wide, (1, 2, 3), keepdims=True))
-        var = over(jnp.mean(jnp.square(wide - mean), (1, 2, 3), keepdims=True))
+        mean = jnp.mean(wide, (1, 2, 3), keepdims=True)
+        var = jnp.mean(jnp.square(wide - mean), (1, 2, 3), keepdims=True)
+        if not self.group and layout.num_shards() > 1:  # the whole stream lies on all devices
+            mean, var = _moments_of_all(mean, var, near=stats["mean"].astype(self.accum))
         y = (wide - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
         kept = lax.stop_gradient({"mean": jnp.mean(mean, 0).reshape(-1), "var": jnp.mean(var, 0).reshape(-1) * (count / max(count - 1, 1))})
         new = {name: stats[name] + self.momentum * (kept[name].astype(stats[name].dtype) - stats[name]) for name in kept}
         return y.reshape(x.shape).astype(x.dtype), new
+
+
+def _moments_of_all(mean: jax.Array, var: jax.Array, *, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the moments over all devices' images from those of each, asked for at once.
+
+    The variance of all is E[var + (mean - n)^2] - (E[mean] - n)^2 for any n. With `near`, the running mean, for n, little cancels.
+    """
+    moved = mean - near
+    moved, square = layout.received(layout.mean(jnp.stack([moved, var + jnp.square(moved)])))
+    return near + moved, square - jnp.square(moved)
 
 
 def _kernel(size: int, channels_in: int, channels_out: int, *, policy: Policy, stack: int = 0) -> nnx.Param:

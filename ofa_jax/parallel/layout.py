@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+RECEIVED = "received"  # the name of such values in policies of `jax.checkpoint`
 VOCAB_AXIS = "fsdp"  # over which the vocabulary's rows are split
 
 
@@ -71,6 +73,11 @@ def mean(x: jax.Array) -> jax.Array:
     """Returns the mean of x over the devices' rows."""
     axes = _ROWS.get().axes
     return lax.pmean(x, axes) if axes else x
+
+
+def received(x: jax.Array) -> jax.Array:
+    """Returns x, which other devices have a part in, marked to be kept where layers are computed again for the gradient."""
+    return checkpoint_name(x, RECEIVED)
 
 
 def all_rows(x: jax.Array) -> jax.Array:

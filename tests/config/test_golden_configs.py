@@ -60,7 +60,9 @@ def test_config_has_few_leaves(name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("ofa_")])
-@pytest.mark.parametrize(("num_devices", "arg"), [(1, ""), (8, ""), (64, ""), (128, "shards=128"), (256, "shards=256"), (512, "batch=2,shards=512")])
+@pytest.mark.parametrize(
+    ("num_devices", "arg"), [(1, ""), (8, ""), (64, ""), (128, "shards=128"), (256, "shards=256"), (512, "batch=2,shards=512")]
+)
 def test_pretraining_batches_share_evenly(name: str, num_devices: int, arg: str):
     check(read_config(str(ROOT / "configs" / f"{name}.py") + (f":{arg}" if arg else "")), num_devices=num_devices)
 
