@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "decode": ("config", "parallel", "models", "vocab.trie"),
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
-    "pods": ("config", "parallel", "models", "decode", "train"),
+    "pods": ("config", "parallel", "models", "decode", "train", "eval.programs"),
     "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor", "pods"),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
 }

@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID
 from ofa_jax.decode.cache import decode_step, init_cache, reorder
@@ -147,18 +145,6 @@ def _extend(
 
 
 def _top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Returns `lax.top_k` of the rows of x, computed where each row lies. Left alone, XLA gathers all rows on every device first."""
-
-    def partition(mesh, args, results):
-        rows = NamedSharding(mesh, PartitionSpec(*args[0].sharding.spec[:1]))
-        return mesh, lambda x: _top_k_by_blocks(x, k), (rows, rows), (rows,)
-
-    top_k = custom_partitioning(lambda x: _top_k_by_blocks(x, k))
-    top_k.def_partition(partition=partition, sharding_rule="q v -> q k, q k")
-    return top_k(x)
-
-
-def _top_k_by_blocks(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Returns exactly `lax.top_k` of the rows of x (no NaN): the best of the `k` blocks with the largest maxima.
 
     An element outside them has k better ones, or equal ones of lower index, in as many blocks. Inside a loop XLA's CPU backend sorts whole
@@ -166,8 +152,20 @@ def _top_k_by_blocks(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """
     rows, size = x.shape
     if size <= k * _BLOCK:
-        return tuple(lax.top_k(x, k))
+        return _largest(x, k)
     blocks = jnp.pad(x, ((0, 0), (0, -size % _BLOCK)), constant_values=-jnp.inf).reshape(rows, -1, _BLOCK)
-    chosen = jnp.sort(lax.top_k(jnp.max(blocks, -1), k)[1], -1)  # in order of index, so that of equal elements the first wins
-    values, places = lax.top_k(jnp.take_along_axis(blocks, chosen[..., None], 1).reshape(rows, -1), k)
+    chosen = jnp.sort(_largest(jnp.max(blocks, -1), k)[1], -1)  # in order of index, so that of equal elements the first wins
+    values, places = _largest(jnp.take_along_axis(blocks, chosen[..., None], 1).reshape(rows, -1), k)
     return values, jnp.take_along_axis(chosen, places // _BLOCK, 1) * _BLOCK + places % _BLOCK
+
+
+def _largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Returns `lax.top_k` of the rows of x by k passes over them. `lax.top_k` itself is a call that XLA does not split by rows on CPUs and
+    GPUs: it would gather all rows on every device."""
+    places = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    left, values, found = jnp.ones(x.shape, bool), [], []
+    for _ in range(k):
+        values.append(jnp.max(jnp.where(left, x, -jnp.inf), -1))
+        found.append(jnp.argmax(left & (x == values[-1][:, None]), -1).astype(jnp.int32))  # of equal ones the first
+        left &= places != found[-1][:, None]
+    return jnp.stack(values, -1), jnp.stack(found, -1)

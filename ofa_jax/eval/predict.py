@@ -48,13 +48,15 @@ class Predictor:
 
     def __init__(self, graphdef: Any, params: Any, stats: Any, *, vocab: VocabConfig, batch_rows: int):
         self._rows, self._vocab = batch_rows, vocab
-        self._programs = Programs(graphdef, vocab=vocab)
         self._set_params(params, stats)
+        self._programs = Programs(graphdef, vocab=vocab, mesh=self._mesh)
 
     def with_params(self, params: Any, stats: Any) -> Predictor:
-        """Returns a predictor of the same model with other weights; it shares the compiled programs."""
+        """Returns a predictor of the same model with other weights, placed alike; it shares the compiled programs."""
         other = copy.copy(self)
         other._set_params(params, stats)
+        if other._mesh != self._mesh:
+            raise ValueError(f"weights: found them on the mesh {other._mesh}, expected {self._mesh}")
         return other
 
     def _set_params(self, params: Any, stats: Any) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import DecodeSetting
 from ofa_jax.config.schema import EOS_ID, PAD_ID, VocabConfig
@@ -56,11 +57,22 @@ class Search:
 
 
 class Programs:
-    """The programs of one model. `graphdef` is that of `models.ofa.create`."""
+    """The programs of one model. `graphdef` is that of `models.ofa.create`.
 
-    def __init__(self, graphdef: Any, *, vocab: VocabConfig):
+    mesh: that of the weights, where several devices have parts of them. Every device gathers them once a call and then works on its own
+    sequences; left alone, XLA would send activations at every token instead.
+    """
+
+    def __init__(self, graphdef: Any, *, vocab: VocabConfig, mesh: Mesh | None = None):
+        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+        def merge(params: Any) -> Any:
+            if whole is not None:
+                params = jax.tree.map(lambda value: jax.lax.with_sharding_constraint(value, whole), params)
+            return nnx.merge(graphdef, params)
+
         def encode(params: Any, batch: Batch) -> tuple[Any, Any]:
-            model = nnx.merge(graphdef, params)
+            model = merge(params)
             features = batch["features"][batch["picture"]] if "features" in batch else None
             return model, model.encode(batch["source_ids"], features=features, image_mask=batch.get("present"), key=None)
 
@@ -69,7 +81,7 @@ class Programs:
 
         @jax.jit
         def embed(params: Any, stats: Any, images: jax.Array, holes: jax.Array) -> jax.Array:
-            return nnx.merge(graphdef, params).embed_images(images, holes, stats=stats, train=False, key=None)[0]
+            return merge(params).embed_images(images, holes, stats=stats, train=False, key=None)[0]
 
         @functools.partial(jax.jit, static_argnames="codes")
         def forced(params: Any, batch: Batch, decoder_ids: jax.Array, *, codes: bool) -> jax.Array:

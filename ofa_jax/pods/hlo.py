@@ -100,6 +100,7 @@ class Program:
 
     computations: dict[str, Computation]
     entry: str
+    open_turns: int = 0  # of loops whose end depends on data; 0: such a loop is refused
 
     def executed(self) -> Iterator[tuple[Computation, Instruction, float]]:
         """Yields every instruction that is scheduled, with its computation and how often it is run: those of loops by their turns, those of
@@ -132,6 +133,8 @@ class Program:
         if found := _TRIPS.search(loop.attributes):
             return int(found[1])
         condition = self.computations[loop.called()["condition"]]
+        if self.open_turns:
+            return self.open_turns
         for one in self._deep(condition):
             if one.opcode == "compare" and "direction=LT" in one.attributes:
                 limits = [int(c.constant) for c in self._deep(condition) if c.opcode == "constant" and c.constant.isdigit()]

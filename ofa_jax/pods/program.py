@@ -84,13 +84,7 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
     blocks = abstract_blocks(config, batch_sharding(mesh))
     lowered = step.lower(state, blocks)
     lower_s = time.monotonic() - began
-    began = time.monotonic()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if (said := does_not_fit(error, topology)) is None:
-            raise
-        raise said from error
+    compiled, compile_s = compiled_within(lowered, topology)
     found = compiled.memory_analysis()
     sizes = StepMemory(
         params=_on_chip(state.params),
@@ -98,12 +92,23 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
         average=_on_chip(state.ema),
         other=_on_chip((state.stats, state.guard)),
         batch=_on_chip(blocks),
-        peak=_peak(found, topology),
+        peak=peak_bytes(found, topology),
         code=int(found.generated_code_size_in_bytes),
     )
     places = np.array([place_of(device) for device in mesh.devices.flat])
     text = compiled.as_text()
-    return CompiledStep(parse(text), text, sizes, dict(mesh.shape), places, lower_s, time.monotonic() - began)
+    return CompiledStep(parse(text), text, sizes, dict(mesh.shape), places, lower_s, compile_s)
+
+
+def compiled_within(lowered: Any, topology: Topology) -> tuple[Any, float]:
+    """Returns (`lowered`, a `jax.stages.Lowered`, compiled; the seconds that took). Raises `DoesNotFitError` where there is no room."""
+    began = time.monotonic()
+    try:
+        return lowered.compile(), time.monotonic() - began
+    except jax.errors.JaxRuntimeError as error:
+        if (said := does_not_fit(error, topology)) is None:
+            raise
+        raise said from error
 
 
 def _on_chip(tree: Any) -> int:
@@ -111,8 +116,8 @@ def _on_chip(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _peak(found: Any, topology: Topology) -> int:
-    """The compiler's own peak, which CPUs do not give: there the sum of all."""
+def peak_bytes(found: Any, topology: Topology) -> int:
+    """Returns the compiler's own peak of a compiled program's `memory_analysis()`; CPUs give none: there the sum of all."""
     if topology.hardware.platform != "cpu":
         return int(found.peak_memory_in_bytes)
     return int(found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes)
