@@ -1,18 +1,21 @@
-"""Compiles a run's training step for devices that are not here, and says whether it fits and what the run comes to.
+"""Compiles a run's programs for devices that are not here, and says whether they fit and what the run comes to.
 
     python launch/compile.py --config=configs/ofa_large.py --topology=v5p:4x4x4 [--slices=2] [--config.a.b=value ...]
 
 Prints a chip's memory, the step's operations, every collective, and seconds, hours and rates at the hardware's published best (files of
-configs/hardware); nothing is trained and no parameter is made. TPUs need libtpu (`make tpu-env`), and no chip; `--topology=cpu:8`
-compiles for CPU devices of this machine, GPUs are compiled for on one alone (launch/doctor.py --compile).
+configs/hardware), then what generation takes; nothing is trained and no parameter is made. TPUs need libtpu (`make tpu-env`), and no chip;
+`--topology=cpu:8` compiles for CPU devices of this machine, GPUs are compiled for on one alone (launch/doctor.py --compile).
 
   --slices=N           so many such slices, joined by their hosts' network
+  --search[=N]         proposes mesh, rows, micro-batches and remat: compiles what is judged best until N (default 1) fit
+  --skip_decoding      the training step alone
   --rows_core_s=R      rows a second that a core of a host makes (default 230)
   --row_kb=K           of a record in storage (default 60)
   --json=FILE          all numbers
-  --hlo=FILE           the compiled program, as XLA prints it
+  --hlo=FILE           the compiled step, as XLA prints it
 
-What suits the hardware's compiler (model.layers, model.remat) is taken from its file; a --config.model.... flag wins.
+What suits the hardware (model.layers, model.remat, mesh) is taken from its file; a --config.... flag wins. Compiling takes minutes;
+JAX_OPTIMIZATION_LEVEL=O0 takes less and gives the same memory and collectives.
 
 Exit codes: 0 it fits with a tenth of the memory to spare, 1 it does not, 2 a mistake told in one sentence.
 """
@@ -55,11 +58,13 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"command line: {message}; expected --config=FILE --topology=NAME:SHAPE [--slices=N] [--json=FILE]")
+            raise ConfigError(f"command line: {message}; expected --config=FILE --topology=NAME:SHAPE [--slices=N] [--search]")
 
     parser = Parser(prog="launch/compile.py", allow_abbrev=False, add_help=False)
     parser.add_argument("--topology", required=True)
     parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--search", type=int, nargs="?", const=1, default=0)
+    parser.add_argument("--skip_decoding", action="store_true")
     parser.add_argument("--rows_core_s", type=float, default=230.0)
     parser.add_argument("--row_kb", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
@@ -86,35 +91,42 @@ def _compile(argv: list[str]) -> int:
     if not spec:
         raise ConfigError("--config: found none, expected --config=configs/<name>.py[:arg]")
     topology = parse_topology(flags.topology, slices=flags.slices)
-    config = override(read_config(spec), ())
+    config = read_config(spec)
     if not isinstance(config, RunConfig):
         raise ConfigError(f"--config: found the run {config.name} of a {config.objective}, expected one of an OFA model")
     config = override(suited(config, topology.hardware, num_devices=topology.chips), overrides)
-    check(config, topology.chips)
+    if not flags.search:
+        check(config, topology.chips)
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing is run
     if topology.hardware.platform == "cpu":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={topology.chips}"
     from ofa_jax.pods.devices import describe
-    from ofa_jax.pods.estimate import estimate, table
+    from ofa_jax.pods.estimate import advise, estimate, table
     from ofa_jax.pods.program import compile_train_step
     from ofa_jax.tasks.table import TASKS
 
-    print(f"compiling {config.name} for {topology.text}: minutes", file=sys.stderr, flush=True)
-    compiled = compile_train_step(config, topology, describe(topology), num_tasks=len(TASKS))
-    found = estimate(config, topology, compiled, rows_core_s=flags.rows_core_s, row_bytes=flags.row_kb * 1e3)
+    devices, rates = describe(topology), {"rows_core_s": flags.rows_core_s, "row_bytes": flags.row_kb * 1e3}
+    if flags.search:
+        from ofa_jax.pods.search import search
+
+        found = search(config, topology, devices, num_tasks=len(TASKS), wanted=flags.search, **rates)
+    else:
+        print(f"compiling {config.name} for {topology.text}: minutes", file=sys.stderr, flush=True)
+        compiled = compile_train_step(config, topology, devices, num_tasks=len(TASKS))
+        found = estimate(config, topology, compiled, **rates)
+        if not flags.skip_decoding:
+            from ofa_jax.pods.decoding import compile_decoding
+
+            found = dataclasses.replace(found, decoding=compile_decoding(config, topology, devices))
+        if flags.hlo:
+            flags.hlo.write_text(compiled.text, encoding="utf-8")
     print(table(found))
-    if flags.hlo:
-        flags.hlo.write_text(compiled.text, encoding="utf-8")
     if flags.json:
         flags.json.write_text(json.dumps(found.to_dict(), indent=2, default=dataclasses.asdict) + "\n", encoding="utf-8")
     if found.fits:
         return 0
-    print(
-        f"it does not leave a tenth of the memory: {found.memory.peak / 1e9:.2f} of {found.memory_limit / 1e9:.2f} GB; raise mesh.fsdp or "
-        "optimizer.accumulate, or model.remat=full",
-        file=sys.stderr,
-    )
+    print(advise(found), file=sys.stderr)
     return EXIT_DOES_NOT_FIT
 
 

@@ -12,6 +12,7 @@ HARDWARE = Hardware(
     kinds=("TPU v4",),
     bf16_flops=275e12,
     memory_bytes=32 * 2**30,
+    usable_bytes=30.75 * 2**30,
     memory_rate=1_200e9,
     link_rate=45e9,
     host_chips=4,
@@ -31,6 +32,7 @@ HARDWARE = Hardware(
     sources={
         "bf16_flops": _DOC,
         "memory_bytes": _DOC,
+        "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
         "memory_rate": _DOC,
         "link_rate": _BOOK,
         "host_network_rate": _BOOK,

@@ -11,6 +11,7 @@ HARDWARE = Hardware(
     kinds=("TPU v5 lite", "TPU v5e"),
     bf16_flops=197e12,
     memory_bytes=16 * 2**30,
+    usable_bytes=15.75 * 2**30,
     memory_rate=819e9,
     link_rate=50e9,  # 400 GB/s of a chip, over 4 links in two directions
     host_chips=4,
@@ -26,6 +27,7 @@ HARDWARE = Hardware(
     sources={
         "bf16_flops": _DOC,
         "memory_bytes": _DOC,
+        "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
         "memory_rate": _DOC,
         "link_rate": _DOC,
         "host_network_rate": _DOC,

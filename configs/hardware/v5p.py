@@ -11,6 +11,7 @@ HARDWARE = Hardware(
     kinds=("TPU v5", "TPU v5p"),
     bf16_flops=459e12,
     memory_bytes=95 * 2**30,
+    usable_bytes=95.73 * 2**30,
     memory_rate=2_765e9,
     link_rate=100e9,  # 1,200 GB/s of a chip, over 6 links in two directions
     host_chips=4,
@@ -27,5 +28,6 @@ HARDWARE = Hardware(
     fsdp=16,
     sources=dict.fromkeys(
         ("bf16_flops", "memory_bytes", "memory_rate", "link_rate", "host_network_rate", "host_cores", "host_memory_bytes", "shapes"), _DOC
-    ),
+    )
+    | {"usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large"},
 )  # fmt: skip

@@ -11,6 +11,7 @@ HARDWARE = Hardware(
     kinds=("TPU v6 lite", "TPU v6e"),
     bf16_flops=918e12,
     memory_bytes=32 * 2**30,
+    usable_bytes=31.24 * 2**30,
     memory_rate=1_638e9,
     link_rate=100e9,  # 800 GB/s of a chip, over 4 links in two directions
     host_chips=4,
@@ -27,6 +28,7 @@ HARDWARE = Hardware(
     sources={
         "bf16_flops": _DOC,
         "memory_bytes": _DOC,
+        "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
         "memory_rate": _DOC,
         "link_rate": _DOC,
         "host_network_rate": "https://jax-ml.github.io/scaling-book/tpus/",

@@ -85,17 +85,19 @@ def with_arg(config: Run, arg: str) -> Run:
     if options["own_data"] and (not options["debug"] or isinstance(config, VQGANRunConfig)):
         raise ConfigError(f"config argument {arg!r}: found own_data, expected it with debug, in a config of OFA")
     if options["batch"] or options["shards"]:
-        blocks = tuple(_shared(block, batch=options["batch"] or 1, shards=options["shards"] or 1) for block in config.data.blocks)
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=blocks))
+        config = with_rows(config, batch=options["batch"] or 1, shards=options["shards"] or 1)
     if options["debug"]:
         config = debug_vqgan(config) if isinstance(config, VQGANRunConfig) else debug(config, own_data=options["own_data"])
     return dataclasses.replace(config, steps=options["steps"]) if options["steps"] else config
 
 
-def _shared(block: BlockConfig, *, batch: int, shards: int) -> BlockConfig:
-    """The block with `batch` times its rows, in classes that `shards` devices can share."""
-    classes = tuple(dataclasses.replace(part, rows=part.rows * batch) for part in block.classes)
-    return dataclasses.replace(block, rows=block.rows * batch, classes=join_classes(classes, shards))
+def with_rows(config: Run, *, batch: int = 1, shards: int = 1) -> Run:
+    """Returns `config` with `batch` times the rows of every block, in length classes that `shards` devices can share."""
+    blocks = []
+    for block in config.data.blocks:
+        classes = tuple(dataclasses.replace(part, rows=part.rows * batch) for part in block.classes)
+        blocks.append(dataclasses.replace(block, rows=block.rows * batch, classes=join_classes(classes, shards)))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, blocks=tuple(blocks)))
 
 
 def join_classes(classes: tuple[LengthClass, ...], multiple: int) -> tuple[LengthClass, ...]:

@@ -12,6 +12,7 @@ from ofa_jax.config.schema import RunConfig
 from ofa_jax.models.operations import sequences_a_row, step_operations
 from ofa_jax.pods.collectives import KINDS, Line, by_kind, collectives
 from ofa_jax.pods.costs import costs
+from ofa_jax.pods.decoding import CompiledDecoding
 from ofa_jax.pods.program import CompiledStep, StepMemory, checkpoint_bytes
 from ofa_jax.pods.roofline import Times, mfu, path_over, times
 
@@ -49,11 +50,19 @@ class Estimate:
     host_cores_there: int
     storage_bytes_s: float  # of all hosts together
     compile_s: float
+    decoding: CompiledDecoding | None = None
 
     @property
     def fits(self) -> bool:
-        """Whether the step leaves `SPARE` of the chip's memory."""
-        return self.memory.peak <= (1 - SPARE) * self.memory_limit
+        """Whether the step leaves `SPARE` of the chip's memory, and generation, beside the state, too."""
+        return max(self.memory.peak, self.decoding_peak) <= (1 - SPARE) * self.memory_limit
+
+    @property
+    def decoding_peak(self) -> int:
+        """Bytes of a chip while a run in training generates: what it takes, parameters included, and the rest of the state."""
+        if self.decoding is None:
+            return 0
+        return max(self.decoding.embed_peak, self.decoding.search_peak) + self.memory.optimizer + self.memory.average
 
     @property
     def rows_s(self) -> float:
@@ -164,8 +173,28 @@ def table(found: Estimate) -> str:
             f"  a host makes {found.host_rows_s:,.0f} rows/s: {found.host_cores:,.1f} of its {found.host_cores_there} cores; storage gives "
             f"{found.storage_bytes_s / 1e6:,.0f} MB/s",
         ]
+    if found.decoding:
+        lines += ["", *_decoding_lines(found.decoding, found)]
     lines += ["", f"a checkpoint {_gb(found.checkpoint_bytes)}; compiled in {found.compile_s:.0f} s"]
     return "\n".join(lines)
+
+
+def _decoding_lines(decoding: CompiledDecoding, found: Estimate) -> list[str]:
+    sent = sum(line.total_bytes for line in decoding.collectives)
+    turns = sum(line.turns for line in decoding.collectives)
+    return [
+        f"generation in training: captions of {decoding.pictures} pictures a chip, beam {decoding.beam}, {decoding.max_len} tokens",
+        f"  features {_gb(decoding.embed_peak)}, search {_gb(decoding.search_peak)}, with the rest of the state {_gb(found.decoding_peak)} "
+        f"of {_gb(found.memory_limit)}; sent once a call {_gb(sent)} in {turns:,.0f} collectives",
+    ]
+
+
+def advise(found: Estimate) -> str:
+    """Returns what to do about a run that does not leave `SPARE` of a chip's memory."""
+    return (
+        f"it does not leave a tenth of the memory: {max(found.memory.peak, found.decoding_peak) / 1e9:.2f} of "
+        f"{found.memory_limit / 1e9:.2f} GB; raise mesh.fsdp or optimizer.accumulate, or model.remat=full; --search tries them"
+    )
 
 
 def _rows(values: Mapping[str, float], text: Any) -> list[str]:
