@@ -35,20 +35,28 @@ def metadata_server() -> str:
         return ""
 
 
+def read_metadata(server: str, name: str) -> str | None:
+    """Returns what the metadata server says of this machine's `name` (as "preempted", "attributes/tpu-env"), None where it has no such
+    entry. Raises OSError where the server does not answer."""
+    request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}", headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            return answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+    except http.client.HTTPException as error:
+        raise OSError(f"{name}: no whole answer ({error!r})") from error
+
+
 def read_notice(server: str) -> str:
     """Returns the notice that this machine will end, as "name VALUE"; "" where there is none. Raises OSError where the server does not
     answer."""
     for name, harmless in _NOTICES.items():
-        request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}", headers={"Metadata-Flavor": "Google"})
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                value = answer.read().decode().strip()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:  # a machine that knows no such notice
-                continue
-            raise
-        except http.client.HTTPException as error:
-            raise OSError(f"{name}: no whole answer ({error!r})") from error
+        value = read_metadata(server, name)
+        if value is None:  # a machine that knows no such notice
+            continue
         if value not in harmless:
             return f"{name} {value}"
     return ""
