@@ -30,12 +30,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
-from ofa_jax.monitor.exits import HangError, reason_of, tell_end
+from ofa_jax.monitor.exits import HangError, tell_end
 
 if TYPE_CHECKING:
     from ofa_jax.config.decoding import SweepConfig
 
-EXIT_MISTAKE = 2
 USAGE = "--config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report], or of a sweep (--help)"
 
 
@@ -53,8 +52,7 @@ def main(argv: list[str]) -> int:
         if traceback:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        code = tell_end(reason_of(error), f"{type(error).__name__}: {error}")
-        return code if isinstance(error, HangError) else EXIT_MISTAKE
+        return tell_end("hang" if isinstance(error, HangError) else "config", f"{type(error).__name__}: {error}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

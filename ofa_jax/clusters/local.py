@@ -222,6 +222,7 @@ def run_pod(pod: LocalPod, environ: Mapping[str, str], *, say: Callable[[str], N
         say(f"local pod: all {pod.processes} processes are done, in {time.monotonic() - began:.0f} s")
         return 0
     first = processes[first_to_fail(ends)]
-    say(f"local pod: process {first.index} of {pod.processes} was the first to fail: {first.end_words()}")
+    how = "end" if first.code == REASONS["preempted"].code else "fail"
+    say(f"local pod: process {first.index} of {pod.processes} was the first to {how}: {first.end_words()}")
     assert first.code is not None
     return first.code

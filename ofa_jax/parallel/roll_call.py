@@ -287,7 +287,10 @@ def _admit(cluster: Cluster, peer: _Peer, message: dict[str, Any], come: dict[in
         return f"process {index} on {name}: found it started as one of {count}, expected {cluster.count}, as process 0 was: start all alike"
     if not 0 < index < count or index in come:
         other = f" and on {come[index].name}" if index in come else ", where the coordinator is"
-        return f"process index {index}: found it on {name}{other}, expected an index of its own for every process ({cluster.told_by[-1]})"
+        return (
+            f"process index {index}: found it on {name}{other}, expected an index of its own for every process (set by "
+            f"{', '.join(cluster.told_by)})"
+        )
     peer.host, peer.name = index, str(name)
     come[index] = peer
     peer.send(event="heard")
@@ -302,7 +305,7 @@ def _listed(cluster: Cluster, missing: Sequence[int]) -> str:
 def _missing(cluster: Cluster, missing: Sequence[int], deadline_s: float, refused: str, waits_by: str) -> str:
     longer = f"; {waits_by} waits longer" if waits_by else ""
     return (
-        f"{_listed(cluster, missing)} of {cluster.count} did not come within {deadline_s:.0f} s: start the same command there, look at its "
+        f"{_listed(cluster, missing)} of {cluster.count} did not come within {deadline_s:g} s: start the same command there, look at its "
         f"output where it runs, and let it reach {cluster.coordinator} of this run{longer}"
         + (f"; refused was: {refused}" if refused else "")
     )
@@ -330,7 +333,7 @@ def _report_to_first(cluster: Cluster, own: str, deadline_s: float, waits_by: st
     longer = f"; {waits_by} waits longer" if waits_by else ""
     named = f" ({cluster.names[0]})" if 0 in cluster.names else ""
     raise HangError(
-        f"host 0{named} of {cluster.count} did not answer at {cluster.coordinator} within {deadline_s:.0f} s ({found}): start the same "
+        f"host 0{named} of {cluster.count} did not answer at {cluster.coordinator} within {deadline_s:g} s ({found}): start the same "
         f"command there, look at its output where it runs (another program may hold the port), and let this host reach it{longer}"
     )
 

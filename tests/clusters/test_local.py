@@ -146,7 +146,7 @@ def test_signals_go_to_all_processes(tmp_path: Path, number: signal.Signals):
             process.kill()
     assert process.returncode == 75
     assert sorted(out.splitlines())[:2] == [f"[{index}] stopped by {number.name}" for index in (0, 1)]
-    assert "was the first to fail: code 75, preempted" in out.splitlines()[-1]
+    assert "was the first to end: code 75, preempted" in out.splitlines()[-1]
 
 
 def test_the_first_to_fail_is_the_cause():

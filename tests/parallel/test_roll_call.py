@@ -131,7 +131,8 @@ def test_an_index_that_is_there_twice_and_another_count_are_refused():
     assert sorted(type(error).__name__ for error in ones) == ["HangError", "UserError"]
     refused = next(error for error in ones if not isinstance(error, HangError))
     assert (
-        str(refused) == f"process index 1: found it on {OWN} and on {OWN}, expected an index of its own for every process (JAX_PROCESS_ID)"
+        str(refused)
+        == f"process index 1: found it on {OWN} and on {OWN}, expected an index of its own for every process (set by JAX_PROCESS_ID)"
     )
     assert str(other) == f"process 2 on {OWN}: found it started as one of 4, expected 3, as process 0 was: start all alike"
 
