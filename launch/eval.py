@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
-from ofa_jax.monitor.exits import HangError, tell_end
+from ofa_jax.monitor.exits import REASONS, HangError, tell_end
 
 if TYPE_CHECKING:
     from ofa_jax.config.decoding import SweepConfig
 
+EXIT_MISTAKE = REASONS["config"].code
 USAGE = "--config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report], or of a sweep (--help)"
 
 
