@@ -11,7 +11,7 @@ of output has the number of its process before it.
   --dry_run       prints the commands, and runs nothing
 
 Ctrl-C and SIGTERM go to all processes: training saves and stops. Exit codes: 0 all are done, 2 a mistake told in one sentence, else that of
-the process that failed first (128 and the signal's number for one that was killed), whose last line is printed again at the end.
+the process that failed first (128 and the signal's number for one that was killed), whose last error is printed again at the end.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import dataclasses
+import re
 import shlex
 import signal
 import socket
@@ -25,6 +26,8 @@ from ofa_jax.parallel.cluster import VARIABLES
 ADDRESS = "127.0.0.1"  # nothing of a local pod can be reached from another machine
 _TOGETHER_S = 2.0  # ends so close to each other are one event: those who lost a host end right after it
 _DEVICES_FLAG = "--xla_force_host_platform_device_count"
+_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")  # begins the line that says what went wrong
+_LAST_LINES = 5  # of output, in which it is looked for
 _PATIENCE = 3  # Ctrl-C so often ends all at once
 
 
@@ -119,7 +122,7 @@ class _Process:
         self.index, self._say = index, say
         self.code: int | None = None  # as a shell has it: 128 and the signal's number for one that was killed
         self.ended = 0.0
-        self.last: collections.deque[str] = collections.deque(maxlen=1)  # line that is not empty
+        self.last: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)  # that are not empty
         self._log: IO[str] | None = None
         if pod.log_dir is not None:
             self._log = (pod.log_dir / f"process_{index}.log").open("w", encoding="utf-8")
@@ -157,9 +160,11 @@ class _Process:
     def end_words(self) -> str:
         """How it ended, in words."""
         assert self.code is not None
-        last = f"; its last line: {self.last[0]}" if self.last else ""
+        last = f"; its last line: {self.last[-1]}" if self.last else ""
         if self.code > 128:
             return f"killed by {signal.Signals(self.code - 128).name} (code {self.code}){last}"
+        if errors := [line for line in self.last if _ERROR.match(line)]:
+            last = f"; its last error: {errors[-1]}"
         reason = next((name for name, reason in REASONS.items() if reason.code == self.code), "")
         return f"code {self.code}" + (f", {reason}" if reason else "") + last
 

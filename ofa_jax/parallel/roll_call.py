@@ -45,6 +45,7 @@ class _Peer:
     host: int = -1  # its index, once it said so
     name: str = ""
     gone: str = ""  # why nothing more comes
+    waiting: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # messages that came, for whoever listens next
     _buffer: bytes = b""
 
     def read(self) -> list[dict[str, Any]]:
@@ -141,6 +142,8 @@ class Line:
         with selectors.DefaultSelector() as selector:
             for peer in self._peers.values():
                 selector.register(peer.socket, selectors.EVENT_READ, peer)
+                for message in peer.waiting:
+                    self._hear(message)
             while selector.get_map():
                 for key, _ in selector.select():
                     peer = key.data
@@ -241,7 +244,7 @@ def _listen_at(address: str, count: int) -> socket.socket:
 
 def _listen_for_all(cluster: Cluster, own: str, deadline_s: float, say: Callable[[str], None], bind: str, waits_by: str) -> Line:
     """Process 0: hears the others, tells them all that all are there, or who is not."""
-    began, said_at = time.monotonic(), 0.0
+    began, say_at_s = time.monotonic(), SAY_AFTER_S
     come: dict[int, _Peer] = {}
     refused = ""
     with _listen_at(bind or f":{cluster.coordinator.rpartition(':')[2]}", cluster.count) as server, selectors.DefaultSelector() as selector:
@@ -254,8 +257,8 @@ def _listen_for_all(cluster: Cluster, own: str, deadline_s: float, say: Callable
                 for peer in come.values():
                     peer.send(event="over", said=said)
                 raise HangError(said)
-            if waited_s > max(SAY_AFTER_S, said_at + SAY_EVERY_S):
-                said_at = waited_s
+            if waited_s > say_at_s:
+                say_at_s = waited_s + SAY_EVERY_S
                 say(f"waiting for {_listed(cluster, missing)} of {cluster.count}; {deadline_s - waited_s:.0f} s left")
             for key, _ in selector.select(min(deadline_s - waited_s, 1.0) + 0.01):
                 if key.data is None:
@@ -322,6 +325,9 @@ def _report_to_first(cluster: Cluster, own: str, deadline_s: float, waits_by: st
             found = error.strerror or str(error)
             time.sleep(_RETRY_S)
             continue
+        if connection.getsockname() == connection.getpeername():  # where nobody listens, a machine may connect to itself
+            connection.close()
+            continue
         peer = _prepare(connection, deadline_s)
         peer.host = 0
         peer.send(index=cluster.index, count=cluster.count, name=own)
@@ -343,7 +349,9 @@ def _await_word(cluster: Cluster, peer: _Peer, until: float, deadline_s: float) 
     heard = False
     while time.monotonic() < until:
         peer.socket.settimeout(max(until - time.monotonic(), 0.01))
-        for message in peer.read():
+        peer.waiting = peer.read()
+        while peer.waiting:
+            message = peer.waiting.pop(0)
             event, said = message.get("event"), str(message.get("said", ""))
             if event == "heard":
                 # It began to wait before it heard this one, so its verdict comes within as long again.

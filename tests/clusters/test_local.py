@@ -29,7 +29,10 @@ if index == 1:
     print("some words")
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    sys.exit("DataError: shard 7 is gone" if sys.argv[1] == "error" else int(sys.argv[1]))
+    if sys.argv[1] == "error":
+        print("DataError: shard 7 is gone")
+        sys.exit("ended: data (65)")
+    sys.exit(int(sys.argv[1]))
 time.sleep(60 if sys.argv[2] == "hangs" and index == 2 else 0.3)
 sys.exit(77)
 """
@@ -117,7 +120,7 @@ def test_a_missing_command_or_file_and_a_port_in_use_are_one_sentence(tmp_path: 
     ("words", "code", "said"),
     [
         (("killed", "ends"), 137, "killed by SIGKILL (code 137); its last line: some words"),
-        (("error", "ends"), 1, "code 1; its last line: DataError: shard 7 is gone"),
+        (("error", "ends"), 1, "code 1; its last error: DataError: shard 7 is gone"),
         (("65", "hangs"), 65, "code 65, data; its last line: some words"),
     ],
 )

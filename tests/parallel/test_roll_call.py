@@ -29,15 +29,19 @@ def cluster(index: int, count: int, port: int) -> Cluster:
     return Cluster("plain environment", ("JAX_PROCESS_ID",), index, count, f"127.0.0.1:{port}", {3: "node3"})
 
 
-def call_all(clusters: list[Cluster], *, deadline_s: float) -> list[Line | Exception]:
-    """What each process of the roll call comes to."""
+def call_all(clusters: list[Cluster], *, deadline_s: float, heard: list[str] | None = None) -> list[Line | Exception]:
+    """What each process of the roll call comes to. heard: takes what process 0 says while it waits."""
     found: list[Line | Exception] = [RuntimeError("it did not end")] * len(clusters)
 
     def call(place: int) -> None:
         one = clusters[place]
         try:
             found[place] = roll_call.call(
-                one, deadline_s=deadline_s, say=lambda line: None, bind=one.coordinator, waits_by="--config.hang_s=SECONDS"
+                one,
+                deadline_s=deadline_s,
+                say=(lambda line: None) if heard is None else heard.append,
+                bind=one.coordinator,
+                waits_by="--config.hang_s=SECONDS",
             )
         except (UserError, HangError) as error:
             found[place] = error
@@ -76,9 +80,12 @@ def test_all_that_come_know_each_other():
     assert told == [[], [], [], []] and time.monotonic() - began < 10
 
 
-def test_a_missing_host_is_named_on_all_that_came_within_the_deadline():
+def test_a_missing_host_is_named_on_all_that_came_within_the_deadline(monkeypatch):
+    monkeypatch.setattr(roll_call, "SAY_AFTER_S", 0.5)
     port, began = free_port(), time.monotonic()
-    found = call_all([cluster(index, 4, port) for index in (0, 1, 2)], deadline_s=1.5)
+    heard: list[str] = []
+    found = call_all([cluster(index, 4, port) for index in (0, 1, 2)], deadline_s=1.5, heard=heard)
+    assert [words.split(";")[0] for words in heard] == ["waiting for host 3 (node3) of 4"]
     assert 1.4 < time.monotonic() - began < 5
     said = (
         f"host 3 (node3) of 4 did not come within 1.5 s: start the same command there, look at its output where it runs, and let it reach "
