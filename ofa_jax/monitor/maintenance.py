@@ -15,6 +15,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 HOST_VARIABLE = "GCE_METADATA_HOST"  # Google's own libraries take another address of the server from it, too
@@ -25,9 +26,9 @@ _PRODUCT = Path("/sys/class/dmi/id/product_name")  # by which Google's libraries
 _NOTICES = {"preempted": ("FALSE",), "maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE")}  # name -> what is no end
 
 
-def metadata_server() -> str:
+def metadata_server(environ: Mapping[str, str] | None = None) -> str:
     """Returns host[:port] of this machine's metadata server: `GCE_METADATA_HOST`, or Google's on its machines; "" elsewhere."""
-    if named := os.environ.get(HOST_VARIABLE, ""):
+    if named := (os.environ if environ is None else environ).get(HOST_VARIABLE, ""):
         return named
     try:
         return _SERVER if _PRODUCT.read_text().strip().startswith("Google") else ""

@@ -7,6 +7,7 @@
 | Cloud TPU without those | the machine's metadata: agent-worker-number, worker-network-endpoints, tpu-env | the same |
 | JobSet without TPUs | JOB_COMPLETION_INDEX, JAX_NUM_PROCESSES; JAX_COORDINATOR_ADDRESS, or JOBSET_NAME, REPLICATED_JOB_NAME | pod 0-0 |
 | SLURM | SLURM_PROCID, SLURM_STEP_NUM_TASKS of a step that srun started | the first node, port 61440 + job % 4096 |
+| another launcher | OFA_PROCESS_ID, OFA_NUM_PROCESSES, with OFA_DISTRIBUTED=1 | JAX finds it |
 | Open MPI | OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE, with OFA_DISTRIBUTED=1 | JAX finds it |
 
 The first that speaks of several processes counts. JAX_COORDINATOR_PORT is another port. OFA_DISTRIBUTED=0 says that this process is alone,
@@ -25,17 +26,17 @@ from collections.abc import Callable, Mapping
 from ofa_jax.config.errors import UserError
 from ofa_jax.monitor import maintenance
 
-SINGLE, PLAIN, CLOUD_TPU, GKE, JOBSET, SLURM, MPI = (
-    "single process", "plain environment", "Cloud TPU", "GKE", "JobSet", "SLURM job", "Open MPI",
+SINGLE, PLAIN, CLOUD_TPU, GKE, JOBSET, SLURM, LAUNCHER, MPI = (
+    "single process", "plain environment", "Cloud TPU", "GKE", "JobSet", "SLURM job", "another launcher", "Open MPI",
 )  # fmt: skip
 TPU_PORT, JOBSET_PORT = "8482", "55527"
 # All that `detect` reads. Whoever starts processes of a cluster of its own takes these out of their environment first.
 VARIABLES = (
-    "OFA_DISTRIBUTED", "JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_NUM_PROCESSES",
-    "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS",
-    "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES",
-    "MEGASCALE_SLICE_ID", "JOBSET_NAME", "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS",
-    "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PTY_PORT", "OMPI_COMM_WORLD_RANK",
+    "OFA_DISTRIBUTED", "OFA_PROCESS_ID", "OFA_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT",
+    "JAX_COORDINATOR_BIND_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_LOCAL_DEVICE_IDS", "TPU_WORKER_ID",
+    "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID", "JOBSET_NAME",
+    "REPLICATED_JOB_NAME", "JOB_COMPLETION_INDEX", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID",
+    "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PTY_PORT", "OMPI_COMM_WORLD_RANK",
     "OMPI_COMM_WORLD_SIZE",
 )  # fmt: skip
 
@@ -77,14 +78,14 @@ def detect(environ: Mapping[str, str], *, attribute: Callable[[str], str] | None
     if found is None and attribute is not None:
         found = _tpu_by_attributes(environ, attribute)
     if found is None and switch == "1":
-        found = _open_mpi(environ)
+        found = _found_by_jax(environ)
     return found or Cluster(SINGLE, ())
 
 
 def machine_attributes(environ: Mapping[str, str]) -> Callable[[str], str] | None:
     """Returns what reads an attribute of this machine by name, or None where there is no need to ask: not on Google's machines, nor where
     JAX, which sets TPU_SKIP_MDS_QUERY when it is imported, found no TPU. It raises OSError where the server does not answer."""
-    server = environ.get(maintenance.HOST_VARIABLE, "") or maintenance.metadata_server()
+    server = maintenance.metadata_server(environ)
     if not server or environ.get("TPU_SKIP_MDS_QUERY"):
         return None
     return lambda name: maintenance.read_metadata(server, f"attributes/{name}") or ""
@@ -216,7 +217,7 @@ def _slurm(environ: Mapping[str, str], *, asked: bool) -> Cluster | None:
         return None
     count = _number(environ, tasks, f"SLURM_JOB_ID is {job}")
     if count == 1:
-        return None
+        return Cluster(SINGLE, (tasks,)) if asked else None
     index = _number(environ, "SLURM_PROCID", f"{tasks} is {count}")
     _check_place(index, count, "SLURM_PROCID", tasks)
     nodes = node_names(environ.get("SLURM_STEP_NODELIST", ""))
@@ -248,13 +249,21 @@ def node_names(listed: str) -> list[str]:
     return names
 
 
-def _open_mpi(environ: Mapping[str, str]) -> Cluster:
-    if "OMPI_COMM_WORLD_SIZE" not in environ:
-        raise UserError(
-            "environment variable OFA_DISTRIBUTED: found 1, but nothing else that tells of a cluster, expected JAX_COORDINATOR_ADDRESS, "
-            "TPU_WORKER_HOSTNAMES, a job of SLURM or Open MPI's mpirun: start this program by one of them, or unset it"
-        )
-    count = _number(environ, "OMPI_COMM_WORLD_SIZE", "OFA_DISTRIBUTED is 1")
-    index = _number(environ, "OMPI_COMM_WORLD_RANK", f"OMPI_COMM_WORLD_SIZE is {count}")
-    _check_place(index, count, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
-    return Cluster(MPI, ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), index, count)
+def _found_by_jax(environ: Mapping[str, str]) -> Cluster:
+    """Processes whose place is told, and whose coordinator JAX itself finds."""
+    for kind, own, all_of_them in (
+        (LAUNCHER, "OFA_PROCESS_ID", "OFA_NUM_PROCESSES"),
+        (MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ):
+        if all_of_them not in environ:
+            continue
+        count = _number(environ, all_of_them, "OFA_DISTRIBUTED is 1")
+        index = _number(environ, own, f"{all_of_them} is {count}")
+        _check_place(index, count, own, all_of_them)
+        return Cluster(kind, (own, all_of_them), index, count)
+    if _workers(environ):
+        return Cluster(SINGLE, ("TPU_WORKER_HOSTNAMES",))
+    raise UserError(
+        "environment variable OFA_DISTRIBUTED: found 1, but nothing else that tells of a cluster, expected JAX_COORDINATOR_ADDRESS, "
+        "TPU_WORKER_HOSTNAMES, a job of SLURM or Open MPI's mpirun: start this program by one of them, or unset it"
+    )

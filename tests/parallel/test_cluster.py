@@ -51,6 +51,7 @@ SHELL = {**STEP, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SL
 # The script of sbatch: the job's numbers, and no step.
 BATCH = {name: value for name, value in STEP.items() if not name.startswith("SLURM_STEP_")} | {"SLURM_PROCID": "0"}
 MPI = {"OFA_DISTRIBUTED": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3"}
+TOLD = {"OFA_DISTRIBUTED": "1", "OFA_PROCESS_ID": "6", "OFA_NUM_PROCESSES": "8"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,10 @@ MPI = {"OFA_DISTRIBUTED": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZ
             {**STEP, "SLURM_PTY_PORT": "34889", "OFA_DISTRIBUTED": "1"},
             "cluster: SLURM job 123 (SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST): process 2 of 4, coordinator gpu007:61563",
         ),
+        ({**BATCH, "SLURM_NTASKS": "1", "OFA_DISTRIBUTED": "1"}, "cluster: single process (SLURM_NTASKS)"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "OFA_DISTRIBUTED": "1"}, "cluster: single process (TPU_WORKER_HOSTNAMES)"),
         ({**STEP, "OFA_DISTRIBUTED": "0"}, "cluster: single process (OFA_DISTRIBUTED)"),
+        (TOLD, "cluster: another launcher (OFA_PROCESS_ID, OFA_NUM_PROCESSES): process 6 of 8"),
         (MPI, "cluster: Open MPI (OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE): process 1 of 3"),
         ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, "cluster: single process (nothing tells of others)"),
         ({"JOB_COMPLETION_INDEX": "0", "KUBERNETES_SERVICE_HOST": "10.8.0.1"}, "cluster: single process (nothing tells of others)"),
@@ -176,7 +180,7 @@ def test_a_cloud_tpu_without_variables_is_told_by_the_metadata_of_its_machine():
 
 def test_what_is_read_is_listed():
     """Whoever starts a cluster of its own takes them out."""
-    used = {name for environ in (PLAIN, POD, SLICES, JOBSET, STEP, SHELL, MPI) for name in environ}
+    used = {name for environ in (PLAIN, POD, SLICES, JOBSET, STEP, SHELL, TOLD, MPI) for name in environ}
     others = {
         "TPU_SKIP_MDS_QUERY",
         "KUBERNETES_SERVICE_HOST",
