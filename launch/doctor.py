@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
+from ofa_jax.monitor.exits import HangError
 
 EXIT_FAILED, EXIT_MISTAKE = 1, 2
 USAGE = "--config=FILE [--compile] [--chip=NAME] [--devices=N] [--mfu=F] [--step_s=S] [--seconds=S] [--requirements=FILE] [--out=FILE]"
@@ -45,6 +47,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         if traceback:
             raise
+        if isinstance(error, HangError):  # a host that did not come
+            print(f"FAIL  {'hosts':9} {error}", flush=True)
+            return EXIT_FAILED
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_MISTAKE
 
@@ -103,9 +108,10 @@ def _examine(argv: list[str]) -> int:
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()  # what --compile makes, the run need not compile again
-    with joined(config, deadline_s=flags.join_s, give_up=_give_up) as watch:
+    say = functools.partial(print, flush=True)
+    with joined(config, deadline_s=flags.join_s, give_up=_give_up, say=say) as watch:
         config = load_here(argv, chip=chip, num_devices=flags.devices, checked=False)
-        report = examine(config, options, say=lambda line: print(line, flush=True), enter=watch.enter)
+        report = examine(config, options, say=say, enter=watch.enter)
         if hosts.is_first():
             print(report.summary(), flush=True)
             if flags.out:

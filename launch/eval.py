@@ -12,7 +12,9 @@ results against baselines. A sweep evaluates checkpoints times ways to decode ti
 Either way --submission[=DIR] writes the leaderboard files of VQA, captions and detections into DIR, or submissions/ in the folder of the
 results; --reference=[SET=]FILE, again for each file, names official questions or images, whose ids must be those of the set.
 
-Exit codes: 0 done, 2 a mistake told in one sentence.
+On several hosts the same command runs on each: they share the examples, and the first one scores and writes.
+
+Exit codes: 0 done, 2 a mistake told in one sentence, 77 a host that did not come or was lost.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
+from ofa_jax.monitor.exits import REASONS, HangError, tell_end
 
 if TYPE_CHECKING:
     from ofa_jax.config.decoding import SweepConfig
 
-EXIT_MISTAKE = 2
+EXIT_MISTAKE = REASONS["config"].code
 USAGE = "--config=FILE [--checkpoint=DIR] [--step=N] [--sets=a,b] [--no-report], or of a sweep (--help)"
 
 
@@ -50,7 +53,7 @@ def main(argv: list[str]) -> int:
         if traceback:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return tell_end("hang" if isinstance(error, HangError) else "config", f"{type(error).__name__}: {error}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -115,11 +118,11 @@ def _evaluate(argv: list[str]) -> int:
     progress.setLevel(logging.INFO)
     progress.propagate = False  # the root logger's prefix would drown the line
     progress.addHandler(logging.StreamHandler(sys.stderr))
+    hosts.start(say=progress.info)
     if sweep is not None:
         from ofa_jax.eval.sweep import sweep_or_watch
         from ofa_jax.eval.sweep_table import format_rows
 
-        hosts.start()
         rows = sweep_or_watch(
             config, sweep, sets, default=run_folder(config), out=flags.out, all_steps=flags.all_steps, watch=flags.watch,
             render=flags.render, progress=progress.info if hosts.is_first() else lambda line: None, submission=asked,
@@ -133,7 +136,8 @@ def _evaluate(argv: list[str]) -> int:
     start = time.perf_counter()
     folder, step = named_checkpoint(flags.checkpoint[0] if flags.checkpoint else None, run_folder(config), flags.step)
     found = evaluate_checkpoint(config, sets, folder=folder, step=step, with_report=not flags.no_report, start=start, submission=asked)
-    print(found)
+    if hosts.is_first():
+        print(found)
     return 0
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ofa_jax.config.errors import UserError
 from ofa_jax.data.storage import as_path, exists, is_remote, local_copy
 from ofa_jax.data.storing import names_in, written_whole
+from ofa_jax.monitor.exits import reason_of, tell_end
 from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
 
 
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> int:
             return 1 if faults else 0
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        tell_end(reason_of(error), f"{type(error).__name__}: {error}")
         return 1
     return 0
 
@@ -95,7 +97,7 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
     from ofa_jax.prepare.codes import CodeOptions, check_one_vqgan, write_codes
 
     hosts.use_compilation_cache()
-    hosts.start()
+    hosts.start(say=progress)
     model, params, said = restore_vqgan(args.vqgan)
     progress(f"{describe_model(model)}, from {said}")
     check_one_vqgan(args.data_dir, args.dataset, codec_digest(model, params))

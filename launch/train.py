@@ -20,7 +20,7 @@ from ofa_jax.config.check import check
 from ofa_jax.config.errors import ConfigError, FailedSaveError, UserError
 from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import VQGANRunConfig
-from ofa_jax.monitor.exits import REASONS, Life, end_at_once, is_of_the_disk, reason_of
+from ofa_jax.monitor.exits import REASONS, Life, end_as_hang, end_at_once, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
 
 
@@ -33,6 +33,11 @@ def main(argv: list[str], life: Life | None = None) -> int:
         return life.end(reason)
     except BaseException as error:
         reason = reason_of(error)
+        if life.began and reason in ("hang", "bug"):
+            from ofa_jax.parallel import hosts
+
+            if said := hosts.lost(wait_s=3.0):  # the cause; the error is what came of it
+                end_as_hang(life, said)
         code = life.end(reason, f"{type(error).__name__}: {error}"[:2_000])
         if traceback or isinstance(error, SystemExit):
             raise
@@ -46,13 +51,6 @@ def main(argv: list[str], life: Life | None = None) -> int:
             sys.stdout.flush()
             os._exit(code)  # Python would wait for the threads of the save, JAX for the host that is lost
         return code
-
-
-def _hang(life: Life, said: str) -> None:
-    """Ends the process from beside its main thread, which waits for something that does not come."""
-    code = life.end("hang", said)
-    print(f"ended: hang ({code}) at step {life.step}: {said}", file=sys.stderr, flush=True)
-    os._exit(code)
 
 
 def _train(argv: list[str], life: Life) -> str:
@@ -70,14 +68,16 @@ def _train(argv: list[str], life: Life) -> str:
     if config.precision == "f64":
         jax.config.update("jax_enable_x64", True)
     hosts.use_compilation_cache()
-    workdir, (host, num_hosts) = run_folder(config), hosts.place()
-    said = life.begin(workdir, host=host, facts={"jax": jax.__version__, "processes": num_hosts, "command": argv})
-    if said and host == 0:
-        print(said, flush=True)
-    on_hang = functools.partial(_hang, life)
-    heartbeat = Heartbeat(workdir, host=host, num_hosts=num_hosts, deadline_s=config.hang_s, on_hang=on_hang)
+    workdir, cluster = run_folder(config), hosts.find_cluster()
+    say, on_hang = functools.partial(print, flush=True), functools.partial(end_as_hang, life)
+    facts = {"jax": jax.__version__, "cluster": cluster.kind, "processes": cluster.count, "command": argv}
+    if (said := life.begin(workdir, host=cluster.index, facts=facts)) and cluster.index == 0:
+        say(said)
+    if cluster.count == 1:
+        say(str(cluster))
+    heartbeat = Heartbeat(workdir, host=cluster.index, num_hosts=cluster.count, deadline_s=config.hang_s, on_hang=on_hang)
     try:
-        hosts.start(deadline_s=config.hang_s)
+        hosts.start(deadline_s=config.hang_s, on_loss=on_hang, say=say, waits_by="--config.hang_s=SECONDS")
         heartbeat.enter(0, "start")
         return _train_on_hosts(argv, life, heartbeat, allow)
     finally:

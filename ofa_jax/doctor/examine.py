@@ -48,9 +48,11 @@ class Options:
 
 
 @contextmanager
-def joined(config: AnyRun, *, deadline_s: float, give_up: Callable[[str], None]) -> Iterator[Heartbeat]:
-    """Joins the hosts, and watches them while the block runs: when one does not come, or stops answering, `give_up` is called with a
-    sentence that names it, in a thread of its own; it is expected to end the process. Leaves no file behind.
+def joined(config: AnyRun, *, deadline_s: float, give_up: Callable[[str], None], say: Callable[[str], None]) -> Iterator[Heartbeat]:
+    """Joins the hosts, and watches them while the block runs: when one is lost, or stops answering, `give_up` is called with a sentence
+    that names it, in a thread of its own; it is expected to end the process. Leaves no file behind.
+
+    say: as of `hosts.start`. Raises as that does, `HangError` where a host does not come.
 
     The hosts find each other's heartbeats in a folder beside the run's; where that cannot be made, the sentence says which was used.
     """
@@ -65,7 +67,7 @@ def joined(config: AnyRun, *, deadline_s: float, give_up: Callable[[str], None])
         made = [folder := Path(tempfile.mkdtemp(prefix="ofa_jax-doctor-"))]
     watch = Heartbeat(folder, host=host, num_hosts=num_hosts, deadline_s=deadline_s, on_hang=give_up)
     try:
-        hosts.start(deadline_s=deadline_s)
+        hosts.start(deadline_s=deadline_s, on_loss=give_up, say=say, waits_by="--join_s=SECONDS")
         yield watch
         watch.close()
         hosts.gather(b"closed")  # the folder is empty now for the host that made it

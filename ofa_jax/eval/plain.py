@@ -18,6 +18,7 @@ from ofa_jax.eval.report import write_report
 from ofa_jax.eval.runner import PREDICTIONS_FILE, evaluate, format_table, write_results
 from ofa_jax.eval.world import load_world
 from ofa_jax.models import ofa
+from ofa_jax.parallel import hosts
 
 
 def named_checkpoint(checkpoint: str | None, default: Path, step: int | None) -> tuple[Path, int | None]:
@@ -46,7 +47,9 @@ def evaluate_checkpoint(
     """Evaluates a run's checkpoint (`step` None: the newest) on `sets`, writes into `folder`, and returns the table and what it cost.
 
     start: `time.perf_counter()` from which the seconds count. submission: leaderboard files are written too, named as those of the
-    greedy points of a sweep. Raises CheckpointError where the run has no complete checkpoint, and as `leaderboard.prepare`.
+    greedy points of a sweep. On several hosts all call it, the first writes, and the others return "".
+
+    Raises CheckpointError where the run has no complete checkpoint, and as `leaderboard.prepare`.
     """
     manager = CheckpointManager(folder, read_only=True)
     if not manager.steps():
@@ -59,17 +62,22 @@ def evaluate_checkpoint(
     graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
     abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
     restored = manager.restore_params(abstract, abstract_stats, step=step)
+    weights = restored.params, restored.stats
+    if hosts.count() > 1:  # each host decodes its own share, on a device of its own
+        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
     evaluation = evaluate(
         config,
         graphdef=graphdef,
-        params=restored.params,
-        stats=restored.stats,
+        params=weights[0],
+        stats=weights[1],
         tokenizer=world.tokenizer,
         build_row=world.build_row,
         open_source=world.open_source,
         sets=sets,
         with_pictures=with_report,
     )
+    if not hosts.is_first():
+        return ""
     write_results(evaluation, folder)
     seconds = time.perf_counter() - start
     checkpoint = f"step {restored.step:,}" + (" (averaged weights)" if restored.averaged else "")

@@ -26,6 +26,8 @@ from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
+from ofa_jax.eval.shares import gather_shares, own_share
+from ofa_jax.parallel import hosts
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.vocab.tokenizer import Tokenizer
 
@@ -114,6 +116,9 @@ def evaluate(
 
     `build_row` must not augment (`train=False`). Free tasks are decoded greedily, infilling tasks are teacher-forced. The pictures of
     each set's first `report_examples` examples, spread over the set, are kept for the report unless `with_pictures` is False.
+
+    On several hosts all call it with the same arguments and weights on a device of their own: each decodes its share of the examples, the
+    first scores, and the others' evaluation is empty.
     """
     predictor = Predictor(graphdef, params, stats, vocab=config.vocab, batch_rows=config.eval.batch_rows)
     judge = Judge(config, tokenizer=tokenizer, build_row=build_row, open_source=open_source)
@@ -125,7 +130,10 @@ def evaluate(
         examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
         collected = time.perf_counter()
         decode = predictor.forced if examples.task.scoring == "teacher_forced" else predictor.free
-        ids = decode(examples)
+        mine = own_share(examples)
+        ids, _ = gather_shares(decode(mine) if mine.examples else [], {}, total=len(examples.examples))
+        if not hosts.is_first():
+            continue
         # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
         generated = predictor.generate(examples) if examples.task.output == "codes" else None
         decoded = time.perf_counter()

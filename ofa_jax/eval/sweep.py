@@ -8,7 +8,6 @@ programs are compiled once for all checkpoints of one model.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ from ofa_jax.eval.points import (
 from ofa_jax.eval.predict import ClosedSet, Decoded, Predictor
 from ofa_jax.eval.rank import NamedScorer, ranked
 from ofa_jax.eval.runner import Judge, chosen_sets
+from ofa_jax.eval.shares import gather_shares, own_share
 from ofa_jax.eval.sweep_table import TABLE, cells_of, write_tables
 from ofa_jax.eval.world import World, load_world
 from ofa_jax.models import ofa
@@ -230,8 +230,7 @@ def decode_on_all_hosts(
 
     A setting's scorer ranks on the host that decoded; with several hosts only the best hypothesis of each example comes back.
     """
-    index, count = hosts.index(), hosts.count()
-    mine = dataclasses.replace(examples, examples=examples.examples[index::count])
+    mine = own_share(examples)
     if not mine.examples:
         found = Decoded([], np.zeros(0))
     elif examples.task.scoring == "teacher_forced":
@@ -240,21 +239,11 @@ def decode_on_all_hosts(
         found = predictor.decode(mine, setting, closed)
     if setting.scorer:
         found = ranked(mine, found, NamedScorer.load(setting.scorer), vocab=world.config.vocab, tokenizer=world.tokenizer)
-    if count == 1:
+    if hosts.count() == 1:
         return found
-    content = io.BytesIO()
-    lengths = np.array([len(row) for row in found.ids], np.int32)
-    flat = np.concatenate([*found.ids, np.zeros(0, np.int32)]).astype(np.int32)
-    np.savez(
-        content, lengths=lengths, flat=flat, scores=found.scores, ranks=found.scores if found.rank_scores is None else found.rank_scores
-    )
-    ids: list[Any] = [None] * len(examples.examples)
-    scores, ranks = np.zeros(len(examples.examples)), np.zeros(len(examples.examples))
-    for host, part in enumerate(hosts.gather(content.getvalue())):
-        with np.load(io.BytesIO(part)) as stored:
-            ids[host::count] = np.split(stored["flat"], np.cumsum(stored["lengths"]))[:-1]
-            scores[host::count], ranks[host::count] = stored["scores"], stored["ranks"]
-    return Decoded(ids, scores, rank_scores=ranks if setting.scorer else None)
+    own = {"scores": found.scores, "ranks": found.scores if found.rank_scores is None else found.rank_scores}
+    ids, numbers = gather_shares(found.ids, own, total=len(examples.examples))
+    return Decoded(ids, numbers["scores"], rank_scores=numbers["ranks"] if setting.scorer else None)
 
 
 class _Models:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,21 @@ _DEVICE_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")  # by name: this side do
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 _LOST_HOST = ("reset by peer", "closed by peer", "timed out", "Timed out")  # of a transfer between hosts, which Gloo makes on CPUs
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+_told: list[Callable[[str, str], None]] = []
+
+
+def on_end(listener: Callable[[str, str], None]) -> None:
+    """Makes every end of this process known to `listener`, as (reason, last words), before it ends."""
+    _told.append(listener)
+
+
+def tell_end(reason: str, message: str = "") -> int:
+    """Tells those that asked for it that this process ends, and returns the exit code."""
+    for listener in _told:
+        listener(reason, message)
+    return REASONS[reason].code
 
 
 def is_of_the_disk(error: BaseException) -> bool:
@@ -115,18 +131,25 @@ class Life:
     def end(self, reason: str, message: str = "") -> int:
         """Notes the end and returns the exit code. Without a `begin` before, as with a mistake in the command line, nothing is noted. A
         disk that takes no note, which may be what ends the run, is told on stderr."""
-        found = REASONS[reason]
+        code = tell_end(reason, message)
         if self._path is not None:
             try:
-                self._write({"event": "end", "reason": reason, "code": found.code, "step": self.step, "message": message})
+                self._write({"event": "end", "reason": reason, "code": code, "step": self.step, "message": message})
             except OSError as error:
                 print(f"the end of the run cannot be noted: {error}", file=sys.stderr, flush=True)
-        return found.code
+        return code
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, ensure_ascii=False) + "\n")
+
+
+def end_as_hang(life: Life, said: str) -> None:
+    """Ends the process from beside its main thread, which waits for something that does not come."""
+    code = life.end("hang", said)
+    print(f"ended: hang ({code}) at step {life.step}: {said}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def end_at_once(life: Life) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -19,8 +20,9 @@ from pathlib import Path
 
 WRITE_EVERY_S = 5.0
 _APART_S = 0.2  # between two writes: a phase is written down when it begins, but no more often
-_SHORT = ("join", "data", "step")  # phases that the deadline is for
+_SHORT = ("data", "step")  # phases that the deadline is for
 PATIENCE = 8  # times the deadline of a step that compiling, evaluating, saving and restoring may take
+_JOIN = 3  # times the deadline that joining may take: the roll call of the hosts has the same deadline, and says more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Beat:
     phase: str
     since: float  # seconds of the Unix epoch at which the phase began
     written: float  # and at which this was written
+    name: str = ""  # of its machine
 
 
 def read_beats(workdir: Path) -> list[Beat]:
@@ -51,7 +54,8 @@ def slowest(beats: list[Beat], *, now: float) -> str:
         return ""
     last = min(beats, key=lambda beat: (beat.step, beat.written))
     since, silent = now - last.since, now - last.written
-    return f"host {last.host} is last: step {last.step}, {last.phase} since {since:.0f} s, last heard of {silent:.0f} s ago"
+    named = f" ({last.name})" if last.name else ""
+    return f"host {last.host}{named} is last: step {last.step}, {last.phase} since {since:.0f} s, last heard of {silent:.0f} s ago"
 
 
 def thread_stacks() -> str:
@@ -82,13 +86,13 @@ class Heartbeat:
     ):
         """Starts the watch, in the phase "join": this host waits for the others.
 
-        deadline_s: how long a step, waiting for a batch, and joining may take; other phases may take `PATIENCE` times as long; 0:
+        deadline_s: how long a step, and waiting for a batch, may take; joining three times, other phases `PATIENCE` times as long; 0:
         heartbeats alone.
         on_hang: called in the watching thread with a sentence, after the stacks were written to `hang_<host>.txt` and to stderr; it is
         expected to end the process.
         """
         self._workdir, self._host, self._num_hosts = workdir, host, num_hosts
-        self._deadline_s, self._on_hang = deadline_s, on_hang
+        self._deadline_s, self._on_hang, self._name = deadline_s, on_hang, socket.gethostname()
         self._every_s = min(write_every_s, deadline_s / 4) if deadline_s else write_every_s
         self._state = (0, "join", time.monotonic(), time.time())  # replaced whole: no lock is needed
         self._stopping = threading.Event()
@@ -119,8 +123,8 @@ class Heartbeat:
         while True:
             self._changed.clear()  # before the state is read: a change that comes in between is written by the next turn
             step, phase, began, since = self._state
-            self._write(Beat(self._host, step, phase, since, time.time()))
-            limit = self._deadline_s * (1 if phase in _SHORT else PATIENCE)
+            self._write(Beat(self._host, step, phase, since, time.time(), self._name))
+            limit = self._deadline_s * (1 if phase in _SHORT else _JOIN if phase == "join" else PATIENCE)
             took = time.monotonic() - began
             if limit and took > limit:
                 self._report(step, phase, took, limit)

@@ -15,6 +15,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 HOST_VARIABLE = "GCE_METADATA_HOST"  # Google's own libraries take another address of the server from it, too
@@ -25,9 +26,9 @@ _PRODUCT = Path("/sys/class/dmi/id/product_name")  # by which Google's libraries
 _NOTICES = {"preempted": ("FALSE",), "maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE")}  # name -> what is no end
 
 
-def metadata_server() -> str:
+def metadata_server(environ: Mapping[str, str] | None = None) -> str:
     """Returns host[:port] of this machine's metadata server: `GCE_METADATA_HOST`, or Google's on its machines; "" elsewhere."""
-    if named := os.environ.get(HOST_VARIABLE, ""):
+    if named := (os.environ if environ is None else environ).get(HOST_VARIABLE, ""):
         return named
     try:
         return _SERVER if _PRODUCT.read_text().strip().startswith("Google") else ""
@@ -35,20 +36,28 @@ def metadata_server() -> str:
         return ""
 
 
+def read_metadata(server: str, name: str) -> str | None:
+    """Returns what the metadata server says of this machine's `name` (as "preempted", "attributes/tpu-env"), None where it has no such
+    entry. Raises OSError where the server does not answer."""
+    request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}", headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            return answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+    except http.client.HTTPException as error:
+        raise OSError(f"{name}: no whole answer ({error!r})") from error
+
+
 def read_notice(server: str) -> str:
     """Returns the notice that this machine will end, as "name VALUE"; "" where there is none. Raises OSError where the server does not
     answer."""
     for name, harmless in _NOTICES.items():
-        request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}", headers={"Metadata-Flavor": "Google"})
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                value = answer.read().decode().strip()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:  # a machine that knows no such notice
-                continue
-            raise
-        except http.client.HTTPException as error:
-            raise OSError(f"{name}: no whole answer ({error!r})") from error
+        value = read_metadata(server, name)
+        if value is None:  # a machine that knows no such notice
+            continue
         if value not in harmless:
             return f"{name} {value}"
     return ""

@@ -1,72 +1,118 @@
 """Start-up of several processes, one a host, and their index and count.
 
-The same command runs on every host. JAX's own environment names say that there are several: `JAX_COORDINATOR_ADDRESS` with
-`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; a TPU pod announces itself by `TPU_WORKER_HOSTNAMES` with more than one name, and
-`OFA_DISTRIBUTED=1` asks for JAX's detection of the cluster (Slurm, MPI, Cloud TPU).
+The same command runs on every host. `cluster.detect` reads from the environment which cluster it is, `roll_call` waits for all hosts, and
+then JAX is started with what was found, so that it detects nothing by itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from ofa_jax.config.errors import UserError
+from ofa_jax.monitor import exits
+from ofa_jax.parallel import roll_call
+from ofa_jax.parallel.cluster import Cluster, detect, machine_attributes
 
 _HALF = 2**30
 _START_S = 300
 _LATER = 4  # times the deadline of the hang watch, which is to come first
 
+_line: roll_call.Line | None = None
+
+
+def find_cluster(environ: Mapping[str, str] | None = None) -> Cluster:
+    """Returns the cluster that the environment, or this machine's metadata, tells of. Raises `UserError` as `cluster.detect`, and where the
+    metadata cannot be read."""
+    environ = os.environ if environ is None else environ
+    try:
+        return detect(environ, attribute=machine_attributes(environ))
+    except OSError as error:
+        raise UserError(
+            f"metadata of this machine: no answer ({error}), expected what tells the hosts of a Cloud TPU; OFA_DISTRIBUTED=0 if this "
+            "process is alone"
+        ) from error
+
 
 def place(environ: Mapping[str, str] | None = None) -> tuple[int, int]:
     """Returns (index, count) of this process among those of its job as the environment tells it, before `start`: (0, 1) where it tells of
-    no others. Raises `UserError` when it names a coordinator but not this process's place."""
-    environ = os.environ if environ is None else environ
-    if address := environ.get("JAX_COORDINATOR_ADDRESS", ""):
-        numbers = []
-        for name in ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"):
-            text = environ.get(name, "")
-            if not text.isdigit():
-                raise UserError(f"environment variable {name}: found {text!r}, expected a number, as JAX_COORDINATOR_ADDRESS is {address}")
-            numbers.append(int(text))
-        return numbers[0], numbers[1]
-    pod = (environ.get("TPU_WORKER_ID", ""), str(len(_workers(environ))))
-    cluster = (environ.get("SLURM_PROCID", ""), environ.get("SLURM_NTASKS", "")) if _asked(environ) else ("", "")
-    for own, all_of_them in (pod, cluster):
-        if own.isdigit() and all_of_them.isdigit() and int(all_of_them) > 1:
-            return int(own), int(all_of_them)
-    return 0, 1
+    no others. Raises `UserError` as `find_cluster`."""
+    found = find_cluster(environ)
+    return found.index, found.count
 
 
-def _workers(environ: Mapping[str, str]) -> list[str]:
-    return [name for name in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+def _end_for_loss(said: str) -> None:
+    """Ends this process, whose main thread waits for a host that does not come back."""
+    code = exits.tell_end("hang", said)
+    print(f"ended: hang ({code}): {said}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
-def _asked(environ: Mapping[str, str]) -> bool:
-    return environ.get("OFA_DISTRIBUTED", "") == "1"
+def start(
+    environ: Mapping[str, str] | None = None,
+    *,
+    deadline_s: float = 0.0,
+    on_loss: Callable[[str], None] = _end_for_loss,
+    say: Callable[[str], None] = lambda line: None,
+    waits_by: str = "",
+) -> Cluster:
+    """Joins the other processes where there are some, and returns the cluster. Call before any JAX work.
 
+    deadline_s: how long the others are waited for (0: five minutes). JAX ends a process in its own, wordless way when others are silent for
+    four times as long. on_loss: called in a thread with a sentence that names a host that is lost, or that failed; it ends the process.
+    say: is told, in the first of several, which cluster it is and who is waited for. waits_by: the flag that sets the deadline.
 
-def start(environ: Mapping[str, str] | None = None, *, deadline_s: float = 0.0) -> bool:
-    """Joins the other processes where the environment says that there are some. Returns whether it did. Call before any JAX work.
-
-    deadline_s: that of the hang watch (0: five minutes). JAX ends a process in its own, wordless way when others are missing at the start,
-    or silent later, for four times as long, so that the watch comes first. Raises `UserError` as `place` does.
+    Raises `UserError` as `find_cluster` and `roll_call.call`, `HangError` that names the hosts that are missing at the deadline.
     """
-    wait_s = int(deadline_s) or _START_S
-    limits = {"initialization_timeout": _LATER * wait_s, "heartbeat_timeout_seconds": _LATER * wait_s}
+    global _line
     environ = os.environ if environ is None else environ
-    address = environ.get("JAX_COORDINATOR_ADDRESS", "")
-    if address:
-        own, all_of_them = place(environ)
-        jax.distributed.initialize(coordinator_address=address, num_processes=all_of_them, process_id=own, **limits)
-        return True
-    if len(_workers(environ)) > 1 or _asked(environ):
+    cluster = find_cluster(environ)
+    if cluster.count == 1:
+        return cluster
+    if cluster.index == 0:
+        say(str(cluster))
+    wait_s = deadline_s or _START_S
+    limits = {"initialization_timeout": int(_LATER * wait_s), "heartbeat_timeout_seconds": int(_LATER * wait_s)}
+    if not cluster.coordinator:
         jax.distributed.initialize(**limits)
-        return True
-    return False
+        return cluster
+    bind = environ.get("JAX_COORDINATOR_BIND_ADDRESS", "")
+    _line = roll_call.call(cluster, deadline_s=wait_s, say=say, bind=bind, waits_by=waits_by)
+    _line.watch(on_loss)
+    exits.on_end(_line.farewell)
+    atexit.register(_say_farewell, _line)
+    if cluster.index == 0:
+        say(
+            f"hosts: {', '.join(f'{index} {name}' for index, name in enumerate(_line.names[:20]))}"
+            + (", ..." if cluster.count > 20 else "")
+        )
+    jax.distributed.initialize(
+        coordinator_address=cluster.coordinator,
+        num_processes=cluster.count,
+        process_id=cluster.index,
+        local_device_ids=cluster.local_devices or None,
+        cluster_detection_method="deactivate",
+        **limits,
+    )
+    return cluster
+
+
+def _say_farewell(line: roll_call.Line) -> None:
+    """At the end of the interpreter, which knows of an exception that nobody caught. What was said before stays."""
+    error = getattr(sys, "last_value", None)
+    line.farewell(*(("done",) if error is None else (exits.reason_of(error), f"{type(error).__name__}: {error}")))
+
+
+def lost(wait_s: float) -> str:
+    """Returns a sentence on the first other host that was lost or failed, "" where none is known to be after `wait_s`. An error in a
+    transfer between hosts is often met before its cause is known."""
+    return "" if _line is None else _line.lost(wait_s)
 
 
 def index() -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 import time
@@ -356,21 +357,24 @@ class _Stop:
 def _stop_flag() -> Iterator[_Stop]:
     """Installs the handlers of SIGTERM and SIGINT, and puts the old ones back.
 
-    With several processes JAX's own SIGTERM handler stays: it is what tells the others. Outside the main thread Python allows no
-    handler, and the caller's stay.
+    With several processes JAX's own SIGTERM handler stays: it is what tells the others, and SIGINT is handed to it. Outside the main
+    thread Python allows no handler, and the caller's stay.
     """
     stop = _Stop()
-    if hosts.count() > 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    several = hosts.count() > 1
 
     def handle(number: int, frame: Any) -> None:
         del frame
         if stop.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.asked = True
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, handle) for number in ((signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT))}
     try:
         yield stop
     finally:

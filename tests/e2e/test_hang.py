@@ -1,4 +1,4 @@
-"""A host that stands still longer than the deadline ends the run on every host, by name; a missing one is named at the start."""
+"""A host that stands still longer than the deadline ends the run on every host, by name."""
 
 from __future__ import annotations
 
@@ -43,15 +43,6 @@ def test_a_stopped_host_ends_the_run_and_is_named(tmp_path: Path):
         # Its own watch ends it, unless JAX does so first, which finds its coordinator gone.
         assert second.wait(60) in (77, -signal.SIGABRT), second_log.read_text()
     said = first_log.read_text()
-    assert "ended: hang (77) at step " in said and "host 1 is last: step " in said
+    assert "ended: hang (77) at step " in said and f"host 1 ({socket.gethostname()}) is last: step " in said
     assert "train/loop.py" in (workdir / "hang_0.txt").read_text()
     assert [(line["event"], line.get("reason")) for line in lines(workdir / "lives_0.jsonl")] == [("start", None), ("end", "hang")]
-
-
-@pytest.mark.full
-def test_a_host_that_never_comes_is_missed_at_the_deadline(tmp_path: Path):
-    with contextlib.ExitStack() as stack:
-        [(first, log)] = job(tmp_path, command("missing", "--config.hang_s=5", steps=2), stack, (0,))
-        assert first.wait(120) == 77, log.read_text()
-    said = log.read_text()
-    assert "phase 'join' after step 0 has lasted 5 s" in said and "missing of 2 hosts" in said and said.strip().endswith(": 1")
