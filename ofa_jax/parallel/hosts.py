@@ -2,7 +2,8 @@
 
 The same command runs on every host. JAX's own environment names say that there are several: `JAX_COORDINATOR_ADDRESS` with
 `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; a TPU pod announces itself by `TPU_WORKER_HOSTNAMES` with more than one name, and
-`OFA_DISTRIBUTED=1` asks for JAX's detection of the cluster (Slurm, MPI, Cloud TPU).
+`OFA_DISTRIBUTED=1` asks for JAX's detection of the cluster (Slurm, MPI, Cloud TPU). Where that detection asks a server, whoever starts the
+processes says their places too, by `OFA_PROCESS_ID` and `OFA_NUM_PROCESSES`: they name files before JAX is started.
 """
 
 from __future__ import annotations
@@ -33,12 +34,23 @@ def place(environ: Mapping[str, str] | None = None) -> tuple[int, int]:
                 raise UserError(f"environment variable {name}: found {text!r}, expected a number, as JAX_COORDINATOR_ADDRESS is {address}")
             numbers.append(int(text))
         return numbers[0], numbers[1]
-    pod = (environ.get("TPU_WORKER_ID", ""), str(len(_workers(environ))))
+    told = (environ.get("OFA_PROCESS_ID", ""), environ.get("OFA_NUM_PROCESSES", "")) if _asked(environ) else ("", "")
+    pod = _pod_place(environ)
     cluster = (environ.get("SLURM_PROCID", ""), environ.get("SLURM_NTASKS", "")) if _asked(environ) else ("", "")
-    for own, all_of_them in (pod, cluster):
+    for own, all_of_them in (told, pod, cluster):
         if own.isdigit() and all_of_them.isdigit() and int(all_of_them) > 1:
             return int(own), int(all_of_them)
     return 0, 1
+
+
+def _pod_place(environ: Mapping[str, str]) -> tuple[str, str]:
+    """(index, count) as Kubernetes tells them to the pods of TPU slices, as texts. A slice numbers its own workers from 0; several
+    slices have numbers in `MEGASCALE_SLICE_ID`."""
+    worker, workers = environ.get("TPU_WORKER_ID", ""), len(_workers(environ))
+    own_slice, slices = environ.get("MEGASCALE_SLICE_ID", "") or "0", environ.get("MEGASCALE_NUM_SLICES", "") or "1"
+    if not all(text.isdigit() for text in (worker, own_slice, slices)):
+        return "", ""
+    return str(int(own_slice) * workers + int(worker)), str(int(slices) * workers)
 
 
 def _workers(environ: Mapping[str, str]) -> list[str]:
