@@ -68,7 +68,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
 
 
 def _job(flags: argparse.Namespace, command: tuple[str, ...]) -> gke.Job:
-    if not flags.mount:
+    if not flags.mount and flags.verb != "xpk":
         print("no --mount: a run that is started again finds no checkpoint and begins at step 0", file=sys.stderr)
     return gke.Job(
         flags.name,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ofa_jax.clusters.plan import Command, Packed, Step, ask
+from ofa_jax.clusters.plan import Command, Packed, Step, ask, near
 from ofa_jax.clusters.tpus import accelerator_type, generation_of
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Topology
@@ -86,7 +86,7 @@ def copy(pod: Pod, root: Path, *, install: bool) -> list[Step]:
     steps: list[Step] = [
         Packed(root, archive, "packs the files of this checkout, as they are"),
         Command(
-            pod.gcloud("scp", [str(archive), f"{pod.name}:ofa_jax.tar.gz"], "--node=all", "--worker=all"),
+            pod.gcloud("scp", [near(archive), f"{pod.name}:ofa_jax.tar.gz"], "--node=all", "--worker=all"),
             "copies them to every worker of every slice",
         ),
         Command(

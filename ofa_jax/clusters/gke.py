@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax.clusters.ends import AGAIN, KILLED, describe, judge, last_error
-from ofa_jax.clusters.plan import Command, Step, Written, ask
+from ofa_jax.clusters.plan import Command, Step, Written, ask, near
 from ofa_jax.clusters.tpus import accelerator_type, generation_of, shape_text
 from ofa_jax.config.errors import ConfigError, UserError
 from ofa_jax.config.hardware import Topology
@@ -196,7 +196,7 @@ def run(path: Path, manifest: dict[str, Any]) -> list[Step]:
     """Returns the steps that write a JobSet and give it to the cluster, which says no where one of its name is there already."""
     return [
         Written(path, to_text(manifest), "writes the manifest"),
-        Command(("kubectl", "create", "-f", str(path)), "gives the run to the cluster, which starts it when its turn comes"),
+        Command(("kubectl", "create", "-f", near(path)), "gives the run to the cluster, which starts it when its turn comes"),
     ]
 
 
@@ -204,7 +204,7 @@ def make_queue(path: Path, manifest: dict[str, Any]) -> list[Step]:
     """Returns the steps that write a queue and give it to the cluster, or change the one that is there."""
     return [
         Written(path, to_text(manifest), "writes the manifest"),
-        Command(("kubectl", "apply", "-f", str(path)), "makes the queue"),
+        Command(("kubectl", "apply", "-f", near(path)), "makes the queue"),
     ]
 
 

@@ -67,7 +67,7 @@ class Written:
     @property
     def text(self) -> str:
         """The file as a shell would write it."""
-        return f"cat > {shlex.quote(str(self.path))} <<'END'\n{self.content}END"
+        return f"cat > {shlex.quote(near(self.path))} <<'END'\n{self.content}END"
 
     def do(self) -> None:
         """Writes the file, and its folder where there is none."""
@@ -86,8 +86,9 @@ class Packed:
     @property
     def text(self) -> str:
         """The archive as a shell would write it."""
-        listed = f"git -C {shlex.quote(str(self.root))} ls-files -z --cached --others --exclude-standard"
-        return f"{listed} | tar --null --ignore-failed-read -C {shlex.quote(str(self.root))} -T - -czf {shlex.quote(str(self.path))}"
+        root, path = shlex.quote(near(self.root)), shlex.quote(near(self.path))
+        listed = f"git -C {root} ls-files -z --cached --others --exclude-standard"
+        return f"{listed} | tar --null --ignore-failed-read -C {root} -T - -czf {path}"
 
     def do(self) -> None:
         """Writes the archive. Raises UserError where the folder is no checkout."""
@@ -110,6 +111,12 @@ class Packed:
 
 
 Step = Command | Written | Packed
+
+
+def near(path: Path) -> str:
+    """Returns the path as one types it here: relative below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def show(steps: Iterable[Step]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ofa_jax.clusters.ends import AGAIN, describe, goes_on, judge, last_error
-from ofa_jax.clusters.plan import Command, Step, Written
+from ofa_jax.clusters.plan import Command, Step, Written, near
 from ofa_jax.clusters.worker import Files, read_end
 from ofa_jax.config.errors import ConfigError, UserError
 from ofa_jax.config.hardware import Topology
@@ -127,7 +127,7 @@ def _output(batch: Batch) -> str:
 
 def run(path: Path, batch: Batch, *, follow: bool) -> list[Step]:
     """Returns the steps that write the script and put it in the queue; with `follow` the last one ends with the run."""
-    argv = ("sbatch", "--wait", str(path)) if follow else ("sbatch", str(path))
+    argv = ("sbatch", "--wait", near(path)) if follow else ("sbatch", near(path))
     return [Written(path, script(batch), "writes the script"), Command(argv, "puts it in the queue")]
 
 

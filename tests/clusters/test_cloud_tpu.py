@@ -120,6 +120,7 @@ def test_a_preempted_pod_is_asked_for_again_and_the_same_command_goes_on(tmp_pat
         assert (tmp_path / "steps.0").read_text() == (tmp_path / "steps.1").read_text() == "60"
 
 
+@pytest.mark.full
 def test_a_life_that_was_stopped_is_started_again_as_often_as_was_asked(tmp_path: Path):
     with pod(tmp_path, slices=1, workers=1) as person:
         # Without a grant of time: the run ends itself with the code of a hang, again and again.
