@@ -29,8 +29,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ofa_jax.clusters import gke
-from ofa_jax.clusters.flags import ROOT, Parser, check_command, check_given, check_name, no_command, run_main, split_command, tpu_topology
+from ofa_jax.clusters.flags import ROOT, Parser, check_command, check_given, check_name, no_command, run_main, split_command
 from ofa_jax.clusters.plan import Step, perform
+from ofa_jax.clusters.tpus import tpu_topology
 from ofa_jax.config.errors import ConfigError
 
 _VERBS = ("queue", "manifest", "run", "watch", "logs", "status", "delete", "xpk")

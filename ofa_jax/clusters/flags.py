@@ -1,4 +1,4 @@
-"""What the command lines of `launch/pods` share: the user's command after `--`, names, topologies, and mistakes in one sentence."""
+"""What the command lines of `launch/pods` share: the user's command after `--`, names, and mistakes in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from ofa_jax.clusters.plan import CommandError
 from ofa_jax.config.errors import ConfigError, UserError
-from ofa_jax.config.hardware import Topology, parse_topology
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 # Of gcloud and of Kubernetes alike (RFC 1035); shorter than their 63, because both add numbers to it for slices and hosts.
@@ -77,17 +76,6 @@ def check_given(text: str, flag: str, example: str) -> str:
     if any(character.isspace() for character in text):
         raise ConfigError(f"--{flag}: found {text!r}, expected a word without spaces, as in --{flag}={example}")
     return text
-
-
-def tpu_topology(text: str, *, slices: int) -> Topology:
-    """Returns the TPU topology of a flag. Raises ConfigError for GPUs and for shapes that cannot be had."""
-    topology = parse_topology(check_given(text, "topology", "v5p:4x4x4"), slices=slices)
-    if topology.hardware.platform != "tpu":
-        raise ConfigError(
-            f"--topology: found {text}, which is {topology.hardware.title}, expected TPUs, as in v5p:4x4x4; "
-            "launch/pods/slurm.py starts runs on GPUs"
-        )
-    return topology
 
 
 def run_main(argv: Sequence[str], doc: str, act: Callable[[list[str]], int], *, interrupted: str) -> int:

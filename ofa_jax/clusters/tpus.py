@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from ofa_jax.clusters.flags import check_given
 from ofa_jax.config.errors import ConfigError
-from ofa_jax.config.hardware import Topology
+from ofa_jax.config.hardware import Topology, parse_topology
 
 _RUNTIMES = "https://cloud.google.com/tpu/docs/runtimes"
 _CONFIGURATIONS = "https://cloud.google.com/tpu/docs/supported-tpu-configurations"
@@ -52,3 +53,14 @@ def accelerator_type(topology: Topology) -> str:
 def shape_text(topology: Topology) -> str:
     """Returns the shape of a slice, as 4x4x4."""
     return "x".join(map(str, topology.shape))
+
+
+def tpu_topology(text: str, *, slices: int) -> Topology:
+    """Returns the TPU topology of a flag. Raises ConfigError for GPUs and for shapes that cannot be had."""
+    topology = parse_topology(check_given(text, "topology", "v5p:4x4x4"), slices=slices)
+    if topology.hardware.platform != "tpu":
+        raise ConfigError(
+            f"--topology: found {text}, which is {topology.hardware.title}, expected TPUs, as in v5p:4x4x4; "
+            "launch/pods/slurm.py starts runs on GPUs"
+        )
+    return topology

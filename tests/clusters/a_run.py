@@ -1,6 +1,8 @@
 """A run for the tests of `launch/pods`: counts steps in a file that outlives it, says its place, and fails where it is told to.
 
-    tests/clusters/a_run.py --steps=N --checkpoint=FILE [--fail=PLACE:CODE] [--pause_s=S]
+    tests/clusters/a_run.py --checkpoint=FILE [--steps=N] [--until=FILE] [--fail=PLACE:CODE] [--pause_s=S]
+
+It ends after N steps, or as soon as the second file is there.
 
 PLACE is what JAX takes at its start (`parallel/hosts.py`), read here from the same variables. As `launch/train.py` does, it saves and ends
 with code 75 on SIGTERM, and says its error in its last lines.
@@ -16,7 +18,7 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> int:
-    flags = {"steps": "3", "checkpoint": "", "fail": "-1:0", "pause_s": "0.05"}
+    flags = {"steps": "3", "checkpoint": "", "until": "", "fail": "-1:0", "pause_s": "0.05"}
     flags |= dict(word[2:].partition("=")[::2] for word in argv)
     asked = os.environ.get("OFA_DISTRIBUTED") == "1"
     place = int(os.environ.get("OFA_PROCESS_ID") or os.environ.get("SLURM_PROCID") or 0) if asked else 0
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> int:
     asked_to_stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_stop.append(number))
     print(f"process {place} of {count} begins at step {step}", flush=True)
-    while step < int(flags["steps"]):
+    while step < int(flags["steps"]) and not (flags["until"] and Path(flags["until"]).exists()):
         time.sleep(float(flags["pause_s"]))
         step += 1
         path.write_text(str(step))

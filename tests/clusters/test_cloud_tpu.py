@@ -14,8 +14,8 @@ from tests.clusters.pod_of_folders import answers, calls, preempt, remove_machin
 from tests.monitor.metadata_server import metadata_server
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 60
-WHERE = ("--project=grant", "--zone=us-east5-a", "--every_s=0.2", f"--python={sys.executable}")
+TIMEOUT_S = 120
+WHERE = ("--project=grant", "--zone=us-east5-a", "--every_s=1", f"--python={sys.executable}")
 RUN = "tests/clusters/a_run.py"
 
 
@@ -59,29 +59,29 @@ def pod(folder: Path, *, slices: int, workers: int) -> Iterator[Person]:
             (ROOT / "runs" / "pods" / f"{name}.tar.gz").unlink(missing_ok=True)
 
 
-def test_the_error_of_one_worker_of_two_slices_reaches_the_terminal_and_its_code_is_passed_on(tmp_path: Path):
-    with pod(tmp_path, slices=2, workers=2) as person:
-        said = person.must("create", "--topology=v5p:2x2x2", "--slices=2", "--spot")
+def test_the_error_of_a_worker_of_the_second_slice_reaches_the_terminal_and_its_code_is_passed_on(tmp_path: Path):
+    with pod(tmp_path, slices=2, workers=1) as person:
+        said = person.must("create", "--topology=v5p:2x2x1", "--slices=2", "--spot")
         assert "WAITING_FOR_RESOURCES" in said and said.endswith("ACTIVE\n"), said
         person.must("copy")
-        assert (tmp_path / "cloud" / "homes" / "1-1" / "ofa_jax" / RUN).is_file()
-        # Worker 1 of the second slice is the fourth of the run. The others would go on for minutes: they are stopped, and save.
-        flags = [f"--checkpoint={tmp_path}/steps", "--steps=2000", "--fail=3:70"]
-        code, said = person.call("run", "--follow", "--grace_s=1", "--", RUN, *flags)
+        assert (tmp_path / "cloud" / "homes" / "1-0" / "ofa_jax" / RUN).is_file()
+        # The other one would go on for minutes: it is stopped, and saves.
+        flags = [f"--checkpoint={tmp_path}/steps", "--steps=5000", "--fail=1:70"]
+        code, said = person.call("run", "--follow", "--grace_s=2", "--", RUN, *flags)
         assert code == 70, said
-        assert "worker 3 ended with exit code 70 (bug" in said, said
-        assert "worker 3: RuntimeError: the disk of place 3 is gone\n" in said, said
-        assert "worker 0: process 0 of 4 begins at step 0\n" in said, said
+        assert "worker 1 ended with exit code 70 (bug" in said, said
+        assert "worker 1: RuntimeError: the disk of place 1 is gone\n" in said, said
+        assert "worker 0: process 0 of 2 begins at step 0\n" in said, said
         assert "worker 0 ended with exit code 75" in said and "the run ended with exit code 70" in said, said
-        assert "on worker 3\n" in said and "goes on" not in said.splitlines()[-1], said
-        assert [call[0] for call in calls(tmp_path / "cloud")][:1] == ["create"]
+        assert said.endswith("on worker 1\n"), said
 
         # Mended, the same command goes on where each worker was; a second one beside it is refused.
         person.must("run", "--", RUN, *flags[:2])
         code, said = person.call("run", "--", RUN, *flags[:2])
         assert code != 0 and "found ['tests/clusters/a_run.py'" in said and "running, expected nothing" in said, said
-        assert "worker 2: process 2 of 4 begins at step" in person.must("logs", "--node=1", "--worker=0")
-        assert person.must("stop").count("ended on SIGTERM") == 4
+        said = person.must("logs", "--node=1", "--worker=0", "--lines=5000")
+        assert "worker 1: process 1 of 2 begins at step 2\n" in said, said
+        assert person.must("stop").count("ended on SIGTERM") == 2
         code, said = person.call("watch")
         assert code == 75 and "the same command goes on" in said, said
         person.must("delete")
@@ -90,7 +90,7 @@ def test_the_error_of_one_worker_of_two_slices_reaches_the_terminal_and_its_code
 
 def test_a_preempted_pod_is_asked_for_again_and_the_same_command_goes_on(tmp_path: Path):
     with pod(tmp_path, slices=1, workers=2) as person:
-        command = ["--", RUN, f"--checkpoint={tmp_path}/steps", "--steps=60"]
+        command = ["--", RUN, f"--checkpoint={tmp_path}/steps", "--steps=100000", f"--until={tmp_path}/enough"]
         flags = ["--topology=v5e:2x4", "--spot", "--follow"]
         with subprocess.Popen(
             person.argv("resume", *flags, *command),
@@ -111,13 +111,13 @@ def test_a_preempted_pod_is_asked_for_again_and_the_same_command_goes_on(tmp_pat
         assert code == 1 and "the state of pod-of-1x2 is SUSPENDED" in said, said
 
         before = int((tmp_path / "steps.0").read_text())
-        assert 0 < before < 60
+        assert before > 0
+        (tmp_path / "enough").touch()
         said = person.must("resume", *flags, *command)
         assert f"worker 0: process 0 of 2 begins at step {before}\n" in said and said.endswith("all 2 workers are done\n"), said
         verbs = [call[0] for call in calls(tmp_path / "cloud")]
         last = verbs[len(verbs) - 1 - verbs[::-1].index("create") - 1 :]
         assert [verb for verb in last if verb != "describe"][:5] == ["delete", "create", "scp", "ssh", "ssh"], verbs
-        assert (tmp_path / "steps.0").read_text() == (tmp_path / "steps.1").read_text() == "60"
 
 
 @pytest.mark.full
@@ -130,6 +130,7 @@ def test_a_life_that_was_stopped_is_started_again_as_often_as_was_asked(tmp_path
         assert "worker 0 ended with exit code 77 (hang" in said and "process 0 of 1 begins at step 2" in said, said
 
 
+@pytest.mark.full
 def test_watching_a_pod_where_nothing_was_started_is_told_in_a_sentence(tmp_path: Path):
     with pod(tmp_path, slices=1, workers=1) as person:
         code, said = person.call("watch")
