@@ -4,9 +4,10 @@
     python launch/pods/worker.py state  --folder=DIR [--since=BYTE --of=W]    one line of JSON: running or ended, exit code, last error
     python launch/pods/worker.py log    --folder=DIR [--lines=N] [--follow]   the end of what it printed, each line with the worker's number
     python launch/pods/worker.py stop   --folder=DIR [--grace_s=S]            SIGTERM, on which a run saves, then SIGKILL
+    python launch/pods/worker.py mapped --again=CODE -- launch/train.py ...   ends with CODE where the same command goes on (75, 77)
     python launch/pods/worker.py hold | task ...                              what `run`, and a Slurm script, call
 
-Exit codes: 0, 2 a mistake told in one sentence; hold and task: those of the command.
+Exit codes: 0, 2 a mistake told in one sentence; mapped, hold and task: those of the command.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ofa_jax.clusters import worker
 from ofa_jax.clusters.flags import Parser, check_command, no_command, run_main, split_command
 from ofa_jax.config.errors import ConfigError
 
-_VERBS = ("run", "state", "log", "stop", "hold", "task")
+_VERBS = ("run", "state", "log", "stop", "mapped", "hold", "task")
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> int:
 def _act(words: list[str]) -> int:
     flags_words, command = split_command(words)
     parser = Parser("launch/pods/worker.py", _VERBS, "VERB --folder=DIR [-- COMMAND]")
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--again", type=int, default=0)
     parser.add_argument("--since", type=int, default=0)
     parser.add_argument("--of", type=int, default=-1)
     parser.add_argument("--lines", type=int, default=50)
@@ -43,8 +45,16 @@ def _act(words: list[str]) -> int:
         raise ConfigError(
             f"command line: found --lines={flags.lines} --since={flags.since} --grace_s={flags.grace_s:g}, expected 1, 0 and 0"
         )
-    if flags.verb not in ("run", "hold", "task"):
+    if flags.verb not in ("run", "mapped", "hold", "task"):
         no_command(command, flags.verb)
+    if flags.verb == "mapped":
+        if not 0 < flags.again < 256:
+            raise ConfigError(f"--again: found {flags.again}, expected an exit code from 1 to 255")
+        return worker.run_mapped(check_command(command), again=flags.again)
+    if not flags.folder:
+        raise ConfigError(
+            f"--folder: found none, expected that of the pod, as in --folder=runs/pods/NAME; {flags.verb} keeps its files there"
+        )
     if flags.verb == "task":
         return worker.watch_task(worker.Files(flags.folder / f"task_{os.environ.get('SLURM_PROCID', '0')}"), check_command(command))
     files, place = worker.Files(flags.folder), worker.find_place()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ofa_jax.clusters.plan import Command, Packed, Step, ask, near
+from ofa_jax.clusters.plan import Command, Packed, Step, ask, complaint, near
 from ofa_jax.clusters.tpus import accelerator_type, generation_of
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Topology
@@ -140,8 +140,7 @@ def ask_state(pod: Pod) -> str:
         return found.stdout.strip().rpartition("=")[2]
     if "NOT_FOUND" in found.stderr or "not found" in found.stderr.lower():
         return ABSENT
-    last = (found.stderr.strip() or "nothing").splitlines()[-1]
-    raise UserError(f"gcloud: found no state of {pod.name} in {pod.zone}, but {last!r}; try: {shlex.join(state_of_request_argv(pod))}")
+    raise UserError(f"gcloud: found no state of {pod.name}, but {complaint(found)!r}; try: {shlex.join(state_of_request_argv(pod))}")
 
 
 def wait_until_active(pod: Pod, *, every_s: float, say: Callable[[str], None]) -> None:

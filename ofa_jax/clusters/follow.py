@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from collections.abc import Callable, Sequence
 
 from ofa_jax.clusters.cloud_tpu import ABSENT, ACTIVE, LOST, Pod, ask_state, resume, state_argv, stop_argv, wait_until_active
 from ofa_jax.clusters.ends import PREEMPTED, describe, goes_on, judge
-from ofa_jax.clusters.plan import Step, ask, perform
+from ofa_jax.clusters.plan import Step, ask, complaint, perform
 from ofa_jax.clusters.worker import LONG_LOG, Report
 from ofa_jax.config.errors import UserError
 
-_SILENT_POLLS = 5  # in a row without every worker's answer, though the machines are there
+_SILENT_POLLS = 20  # in a row without every worker's answer: a network that comes back is waited for
 
 
 def ask_reports(pod: Pod, *, since: int) -> tuple[list[Report], str]:
-    """Returns how the command is on the workers that answered, with the first one's log from the byte `since` on, and the last line of
-    what gcloud said beside that."""
+    """Returns how the command is on the workers that answered, with the first one's log from the byte `since` on, and what
+    gcloud complained of."""
     found = ask(state_argv(pod, since=since))
     reports = [report for line in found.stdout.splitlines() if (report := Report.from_line(line))]
-    return reports, (found.stderr.strip() or f"exit code {found.returncode}").splitlines()[-1]
+    return reports, complaint(found)
 
 
 @dataclasses.dataclass
@@ -51,7 +52,7 @@ class Watch:
             missing = sorted(set(range(count)) - {report.worker for report in reports})
             silent = silent + 1 if missing else 0
             if missing:
-                if (state := ask_state(self.pod)) in (*LOST, ABSENT):
+                if (state := self._state(patient=silent < _SILENT_POLLS)) in (*LOST, ABSENT):
                     return self._lost(state)
                 if silent >= _SILENT_POLLS and state == ACTIVE:
                     names = ", ".join(map(str, missing))
@@ -60,7 +61,11 @@ class Watch:
                     )
             elif all(report.state == "none" for report in reports):
                 raise UserError(f"{self.pod.name}: found no command on its {count} workers, expected one; run starts it")
-            elif len(told) == count and not any(report.log for report in reports):
+            elif not any(report.state == "running" or report.log for report in reports):
+                for report in reports:
+                    if report.worker not in told:
+                        self.say(f"worker {report.worker} runs nothing and did not end: it was not started there, or its disk is new")
+                        told[report.worker] = dataclasses.replace(report, code=128 + signal.SIGKILL)
                 return self._end(told)
             if any(report.code for report in told.values()) and not stopped:
                 first_failure = first_failure or time.monotonic()
@@ -70,6 +75,15 @@ class Watch:
                     stopped = True
             behind = any(len(report.log) >= LONG_LOG for report in reports)
             time.sleep(min(1.0, self.every_s) if behind else self.every_s)
+
+    def _state(self, *, patient: bool) -> str:
+        """The state of the request; "" where gcloud does not say and that is no matter yet."""
+        try:
+            return ask_state(self.pod)
+        except UserError:
+            if not patient:
+                raise
+            return ""
 
     def _tell(self, report: Report) -> None:
         if report.code == 0:

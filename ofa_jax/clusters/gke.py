@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax.clusters.ends import AGAIN, KILLED, describe, judge, last_error
-from ofa_jax.clusters.plan import Command, Step, Written, ask, near
+from ofa_jax.clusters.plan import Command, Step, Written, ask, complaint, near
 from ofa_jax.clusters.tpus import accelerator_type, generation_of, shape_text
 from ofa_jax.config.errors import ConfigError, UserError
 from ofa_jax.config.hardware import Topology
@@ -33,6 +33,7 @@ _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 # Spot nodes are given 25 s, of which a pod gets 15 (https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms); others this long.
 _GRACE_S = 300
+_XPK_AGAIN = 42  # of the codes below 127 the one after which XPK starts a workload again (the manifest that XPK 1.16.0's --dry-run prints)
 _MOUNT = re.compile(r"(bucket|claim):([a-z0-9][-a-z0-9._]*):(/[-\w./]+)")
 _FUSE_DRIVER = (
     "gcsfuse.csi.storage.gke.io"  # https://cloud.google.com/kubernetes-engine/docs/how-to/cloud-storage-fuse-csi-driver-ephemeral
@@ -138,13 +139,14 @@ def _pod(job: Job, accelerator: str, *, several: bool) -> dict[str, Any]:
             "cloud.google.com/gke-tpu-accelerator": accelerator,
             "cloud.google.com/gke-tpu-topology": shape_text(job.topology),
         },
+        "tolerations": [{"key": _TPU, "operator": "Exists", "effect": "NoSchedule"}],  # GKE keeps other pods off these nodes
         "containers": [container],
     }
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
     if job.spot:
         pod["nodeSelector"]["cloud.google.com/gke-spot"] = "true"
-        pod["tolerations"] = [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+        pod["tolerations"] += [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     if job.mounts:
         pod["volumes"] = [_volume(number, mount) for number, mount in enumerate(job.mounts)]
         container["volumeMounts"] = [{"name": f"mount-{number}", "mountPath": mount.path} for number, mount in enumerate(job.mounts)]
@@ -231,7 +233,8 @@ def delete(name: str, namespace: str) -> list[Step]:
 
 def xpk(job: Job, *, cluster: str, project: str, zone: str) -> list[Step]:
     """Returns the steps that start the same run by XPK (https://github.com/AI-Hypercomputer/xpk), on a cluster that XPK made."""
-    command = f"cd {WORKDIR} && exec python {shlex.join(job.command)}"
+    # XPK sends SIGTERM to the shell of the command, which is therefore replaced by it.
+    command = f"cd {WORKDIR} && exec python launch/pods/worker.py mapped --again={_XPK_AGAIN} -- {shlex.join(job.command)}"
     if job.topology.hosts > 1:
         command = f"export OFA_DISTRIBUTED=1; {command}"
     argv = [
@@ -284,8 +287,7 @@ def watch(name: str, namespace: str, *, every_s: float, say: Callable[[str], Non
 def _get(words: Sequence[str], namespace: str) -> dict[str, Any]:
     found = ask(["kubectl", "get", *words, f"--namespace={namespace}", "--output=json"])
     if found.returncode:
-        last = (found.stderr.strip() or f"exit code {found.returncode}").splitlines()[-1]
-        raise UserError(f"kubectl get {words[0]}: found {last!r}, expected an answer; is it the right cluster and namespace?")
+        raise UserError(f"kubectl get {words[0]}: found {complaint(found)!r}, expected an answer; is it the right cluster and namespace?")
     return json.loads(found.stdout)
 
 

@@ -6,7 +6,9 @@ Every command line of `launch/pods` makes such a list by pure functions. `--dry_
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
@@ -134,12 +136,37 @@ def perform(steps: Sequence[Step], *, dry_run: bool, say: Callable[[str], None])
         step.do()
 
 
-def ask(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Returns how the program ended and what it said, whatever its exit code. Raises UserError where there is no such program."""
+def ask(argv: Sequence[str], *, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+    """Returns how the program ended and what it said, whatever its exit code; 124 where it said nothing in time and was ended. Raises
+    UserError where there is no such program."""
     try:
-        return subprocess.run(list(argv), capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # what it starts (gcloud's ssh to a machine that is gone) is ended with it
+        )
     except FileNotFoundError as error:
         raise UserError(_not_found(argv[0])) from error
+    try:
+        said, complained = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return subprocess.CompletedProcess(list(argv), 124, "", f"error: no answer in {timeout_s:g} s")
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(list(argv), process.returncode, said, complained)
+
+
+def complaint(found: subprocess.CompletedProcess[str]) -> str:
+    """Returns the line of what a program said that tells what was wrong: the first one with ERROR, else the last."""
+    lines = [line for line in found.stderr.splitlines() if line.strip()] or [f"exit code {found.returncode}"]
+    return next((line for line in lines if line.lower().startswith("error")), lines[-1])
 
 
 def _not_found(program: str) -> str:

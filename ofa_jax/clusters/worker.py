@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ofa_jax.clusters.ends import last_error, shell_code
+from ofa_jax.clusters.ends import AGAIN, last_error, shell_code
 from ofa_jax.config.errors import UserError
 from ofa_jax.monitor.maintenance import metadata_server
 
@@ -178,6 +178,15 @@ def watch_task(files: Files, command: Sequence[str]) -> int:
             code = shell_code(process.wait())
     _note(files, code)
     return code
+
+
+def run_mapped(command: Sequence[str], *, again: int) -> int:
+    """Runs the command and returns its exit code, but `again` where the same command goes on: for schedulers with a code of their own for
+    that. SIGTERM is passed on."""
+    process = subprocess.Popen([sys.executable, *command], stdin=subprocess.DEVNULL)
+    with _passing_on(process, direct=True):
+        code = shell_code(process.wait())
+    return again if code in AGAIN else code
 
 
 @contextlib.contextmanager

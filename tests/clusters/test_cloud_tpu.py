@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clusters.pod_of_folders import answers, calls, preempt, remove_machines, write_gcloud
+from tests.e2e.processes import environment
 from tests.monitor.metadata_server import metadata_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +38,7 @@ class Person:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=3 * TIMEOUT_S,
         )
         return done.returncode, done.stdout
 
@@ -118,6 +120,29 @@ def test_a_preempted_pod_is_asked_for_again_and_the_same_command_goes_on(tmp_pat
         verbs = [call[0] for call in calls(tmp_path / "cloud")]
         last = verbs[len(verbs) - 1 - verbs[::-1].index("create") - 1 :]
         assert [verb for verb in last if verb != "describe"][:5] == ["delete", "create", "scp", "ssh", "ssh"], verbs
+
+
+@pytest.mark.full
+def test_a_training_run_goes_on_from_its_checkpoint_on_new_machines(tmp_path: Path):
+    with pod(tmp_path, slices=1, workers=1) as person:
+        person.env |= {name: environment()[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS")}
+        config = f"--config={ROOT}/tests/e2e/small_run.py:steps=300"
+        more = ["--config.checkpoint.every_steps=20", f"--config.workdir={tmp_path}/storage/{{name}}"]
+        command = ["--", "launch/train.py", config, "--config.name=moved", *more]
+        flags = ["--topology=v5e:2x2", "--spot"]
+        person.must("resume", *flags, *command)
+        deadline = time.monotonic() + 2 * TIMEOUT_S
+        run = tmp_path / "storage" / "moved"
+        while not list(run.glob("checkpoints/*/commit_success.txt")):
+            ended = any('"event": "end"' in path.read_text() for path in run.glob("lives_0.jsonl"))
+            assert not ended and time.monotonic() < deadline, person.call("logs")[1]
+            time.sleep(0.2)
+        preempt(tmp_path / "cloud")
+        said = person.must("resume", "--follow", *flags, *command)
+        assert "worker 0: life 1 of this run, begun" in said and "ended without a word" in said, said
+        assert "worker 0: going on from step" in said and said.endswith("all 1 workers are done\n"), said
+        lives = (run / "lives_0.jsonl").read_text().splitlines()
+        assert '"reason": "done"' in lives[-1] and '"step": 300' in lives[-1], lives
 
 
 @pytest.mark.full

@@ -119,3 +119,10 @@ def test_a_worker_outlives_the_connection_that_started_it(tmp_path: Path):
     assert number != ssh.pid and os.getsid(0) != number
     found = wait_for(files, "ended")
     assert found.code == 65 and found.error[0] == "RuntimeError: the disk of place 0 is gone"
+
+
+@pytest.mark.parametrize(("code", "passed_on"), [(77, 42), (70, 70)])
+def test_a_scheduler_with_a_code_of_its_own_is_given_it(tmp_path: Path, code: int, passed_on: int):
+    command = ["tests/clusters/a_run.py", f"--checkpoint={tmp_path}/steps", f"--fail=0:{code}"]
+    argv = [sys.executable, "launch/pods/worker.py", "mapped", "--again=42", "--", *command]
+    assert subprocess.run(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60).returncode == passed_on
