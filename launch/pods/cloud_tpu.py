@@ -89,7 +89,7 @@ def _act(words: list[str]) -> int:
             if not flags.dry_run:
                 return resume_run(_watch(flags, pod), asking, starting, follow=flags.follow, lives=flags.lives)
             # The state is not asked for: this is what follows a preemption.
-            _do(flags, [*cloud_tpu.resume(cloud_tpu.LOST[1], pod, asking), *starting])
+            _do(flags, [*cloud_tpu.resume(cloud_tpu.LOST[0], pod, asking), *starting])
             return 0
         _do(flags, asking)
         if not flags.dry_run:

@@ -23,7 +23,8 @@ PYTHON = ".venv/bin/python"  # of the environment that `copy` makes there
 # States of https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.queuedResources: those that lead to machines, and those
 # that have lost them or never will have any.
 WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
-LOST = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+LEAVING = ("SUSPENDING", "DELETING")
+LOST = ("SUSPENDED", "FAILED", *LEAVING)
 ACTIVE = "ACTIVE"
 ABSENT = "ABSENT"  # our word where gcloud finds no such request
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from ofa_jax.clusters.cloud_tpu import ABSENT, ACTIVE, LOST, Pod, ask_state, resume, state_argv, stop_argv, wait_until_active
+from ofa_jax.clusters.cloud_tpu import ABSENT, ACTIVE, LEAVING, LOST, Pod, ask_state, resume, state_argv, stop_argv, wait_until_active
 from ofa_jax.clusters.ends import PREEMPTED, describe, goes_on, judge
 from ofa_jax.clusters.plan import Step, ask, complaint, perform
 from ofa_jax.clusters.worker import LONG_LOG, Report
@@ -111,13 +111,21 @@ class Watch:
         return code
 
 
+def _settled(watch: Watch) -> str:
+    """The state of the request, once it is not on its way out any more: one that is being suspended takes no other wish."""
+    while (state := ask_state(watch.pod)) in LEAVING:
+        watch.say(f"{watch.pod.name}: {state}")
+        time.sleep(watch.every_s)
+    return state
+
+
 def resume_run(watch: Watch, asking: Sequence[Step], starting: Sequence[Step], *, follow: bool, lives: int) -> int:
     """Brings a pod from whatever state its request is in to one where the command runs, and returns 0; with `follow` the exit code of the
     run, which is started again up to `lives` times where the same command goes on. asking: the steps of `create`; starting: those of
     `copy` and `run`. A command that runs already is left alone."""
     pod, code = watch.pod, 0
     for life in range(lives + 1):
-        state = ask_state(pod)
+        state = _settled(watch)
         perform(resume(state, pod, asking), dry_run=False, say=watch.say)
         wait_until_active(pod, every_s=watch.every_s, say=watch.say)
         if state == ACTIVE and any(report.state == "running" for report in ask_reports(pod, since=0)[0]):

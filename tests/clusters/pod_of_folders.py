@@ -48,7 +48,7 @@ def calls(folder: Path) -> list[list[str]]:
 
 def preempt(folder: Path) -> None:
     """Takes the machines away: their processes are killed, their folders gone, and the request stays behind."""
-    (folder / "state.json").write_text(json.dumps("SUSPENDED"))
+    (folder / "state.json").write_text(json.dumps("SUSPENDING"))
     remove_machines(folder)
 
 
@@ -87,7 +87,7 @@ def _main(argv: list[str]) -> int:
         return 0
     if verb == "describe":
         print(f"state={state}" if flags["format"] != "value(state.state)" else state)
-        following = {"WAITING_FOR_RESOURCES": "PROVISIONING", "PROVISIONING": "ACTIVE"}
+        following = {"WAITING_FOR_RESOURCES": "PROVISIONING", "PROVISIONING": "ACTIVE", "SUSPENDING": "SUSPENDED"}
         path.write_text(json.dumps(following.get(state, state)))
         if following.get(state) == "ACTIVE":
             for place in places:
