@@ -1,1 +1,1 @@
-"""Starting a command on every host of a cluster: one kind of cluster a file."""
+"""Starting a run on machines, one kind of cluster a file. What is run is the user's command; nothing here knows a hyper-parameter."""
