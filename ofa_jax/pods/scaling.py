@@ -117,10 +117,8 @@ def paths(topology: Topology, fsdp: int) -> dict[str, Path]:
     """Returns how the chips of each exchange lie to each other, by `EXCHANGES`, for a mesh of (data, fsdp) over the topology."""
     mesh = make_mesh(MeshConfig(fsdp=min(fsdp, topology.chips)), devices=describe(topology))
     places = np.array([place_of(device) for device in mesh.devices.flat])
-    over = {
-        name: path_over((axis,), dict(mesh.shape), places, topology) for name, axis in zip(EXCHANGES, ("fsdp", "fsdp", "data"), strict=True)
-    }
-    return over
+    axes = {GATHERED: "fsdp", SUMMED: "fsdp", COPIES: "data"}
+    return {name: path_over((axis,), dict(mesh.shape), places, topology) for name, axis in axes.items()}
 
 
 def forecast(fitted: Fit, topology: Topology, over: Mapping[str, Path], *, rows: float) -> Forecast:
