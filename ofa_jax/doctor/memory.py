@@ -17,9 +17,12 @@ import numpy as np
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.doctor.layout import placed_state
 from ofa_jax.doctor.report import Finding
+from ofa_jax.models.precision import policy
 from ofa_jax.parallel import hosts
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh
 from ofa_jax.pods.program import OUT_OF_MEMORY
+from ofa_jax.train.gradients import working_bytes
+from ofa_jax.train.objective import make_objective
 from ofa_jax.train.state import with_shardings
 from ofa_jax.train.step import abstract_blocks, make_train_step
 
@@ -33,13 +36,14 @@ class StateBytes:
     params: int
     optimizer: int
     average: int
-    gradients: int
+    gradients: int  # whole on every device, until they are summed
     other: int  # running statistics, the guard, counters
+    gathered: int = 0  # parameters that a step collects from the other devices, in the compute dtype
 
     @property
     def total(self) -> int:
         """Bytes of a device at the moment of the update."""
-        return self.params + self.optimizer + self.average + self.gradients + self.other
+        return self.params + self.optimizer + self.average + self.gathered + self.gradients + self.other
 
 
 def state_bytes(config: AnyRun, num_devices: int) -> StateBytes:
@@ -51,12 +55,16 @@ def state_bytes(config: AnyRun, num_devices: int) -> StateBytes:
         return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in zip(leaves, places, strict=True))
 
     params = on_device(abstract.params, shardings.params)
+    gathered, gradients = 0, params
+    if make_objective(config).by_rows:
+        gathered, gradients = working_bytes(abstract.params, shardings.params, compute=np.dtype(policy(config.precision).compute))
     return StateBytes(
         params=params,
         optimizer=on_device(abstract.opt_state, shardings.opt_state),
         average=0 if abstract.ema is None else params,
-        gradients=params,
+        gradients=gradients,
         other=on_device((abstract.stats, abstract.guard), (shardings.stats, shardings.guard)),
+        gathered=gathered,
     )
 
 
@@ -113,6 +121,7 @@ def check_device_memory(state: StateBytes, limit: float | None, of: str, *, comp
         "parameters": state.params,
         "optimizer": state.optimizer,
         "average": state.average,
+        "gathered parameters": state.gathered,
         "gradients": state.gradients,
         "batch": num_batch_bytes,
     }

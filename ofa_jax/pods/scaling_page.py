@@ -104,8 +104,8 @@ def _head(command: str, file: Path) -> list[str]:
         "",
         f"![MFU by chips]({file.with_suffix('.png').name})",
         "",
-        f"Lines are fitted on steps compiled for {', '.join(map(str, FITTED))} chips: bytes over links, operations and bytes of memory are a",
-        "fixed part and one for each row of a chip. Seconds are those of published rates, which no program reaches; nothing overlaps,",
+        f"Lines are fitted on steps compiled for {', '.join(map(str, FITTED))} chips: bytes over links, operations and memory are a fixed",
+        "part and one for each row of a chip. Seconds are those of published rates, which no program reaches; nothing overlaps,",
         "collectives go one after another along rings of the real torus with a microsecond a hop, and slices of v5e and v6e beyond 256",
         "chips are joined by their hosts' network. The mesh is the hardware file's: parameters over 16 chips, copies beyond. Input, saving",
         "and stragglers are not counted.",
@@ -141,7 +141,7 @@ def _table(fits: list[Fit], forecasts: Mapping[tuple[str, str], Mapping[str, lis
 def _limits(fits: list[Fit], forecasts: Mapping[tuple[str, str], Mapping[str, list[Forecast]]]) -> list[str]:
     lines = [
         f"The most chips on which a chip keeps {KEPT:.0%} of the throughput that it has among 8 with the same batch, and the batches that",
-        f"keep it on {PREDICTED} and on {CHIPS[-1]:,}. Last: throughput of a chip among {PREDICTED} against one among 8, {WEAK_ROWS:g} rows each.",
+        f"keep it on {PREDICTED} and on {CHIPS[-1]:,}. Last: a chip among {PREDICTED} against one among 8, {WEAK_ROWS:g} rows each.",
         "",
         f"| size | kind | chips for the paper's batch | rows for {PREDICTED} | rows for {CHIPS[-1]:,} | {PREDICTED} against 8 |",
         "|---|---|---|---|---|---|",

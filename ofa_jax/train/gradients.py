@@ -18,6 +18,7 @@ or normalises over all its images is refused with micro-batches by `config/check
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,22 @@ def _gathered(shardings: Any) -> Any:
         return variable.replace(split[0] if split else _WHOLE)
 
     return jax.tree.map(dimension, shardings, is_leaf=lambda node: hasattr(node, "get_metadata"))
+
+
+def working_bytes(params: Any, shardings: Any, *, compute: np.dtype) -> tuple[int, int]:
+    """Returns the bytes of a device's (gathered parameters, gradients before they are summed), beside what rests there.
+
+    params: shapes; shardings: of them, over any mesh.
+    """
+    gathered = gradients = 0
+    parts = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), jax.tree.leaves(_gathered(shardings)), strict=True)
+    for leaf, sharding, dimension in parts:
+        count = math.prod(sharding.shard_shape(leaf.shape))
+        if dimension != _WHOLE:
+            count *= sharding.mesh.shape[VOCAB_AXIS]
+            gathered += count * compute.itemsize * (sharding.mesh.shape[VOCAB_AXIS] > 1)
+        gradients += count * leaf.dtype.itemsize
+    return gathered, gradients
 
 
 def _gather(value: jax.Array, dimension: int, compute: np.dtype) -> jax.Array:
