@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
@@ -48,15 +48,14 @@ class Predictor:
 
     def __init__(self, graphdef: Any, params: Any, stats: Any, *, vocab: VocabConfig, batch_rows: int):
         self._rows, self._vocab = batch_rows, vocab
+        self._graphdef = graphdef
+        self._made: dict[Mesh | None, Programs] = {}  # shared by all predictors of the model
         self._set_params(params, stats)
-        self._programs = Programs(graphdef, vocab=vocab, mesh=self._mesh)
 
     def with_params(self, params: Any, stats: Any) -> Predictor:
-        """Returns a predictor of the same model with other weights, placed alike; it shares the compiled programs."""
+        """Returns a predictor of the same model with other weights; it shares the compiled programs of those that are placed alike."""
         other = copy.copy(self)
         other._set_params(params, stats)
-        if other._mesh != self._mesh:
-            raise ValueError(f"weights: found them on the mesh {other._mesh}, expected {self._mesh}")
         return other
 
     def _set_params(self, params: Any, stats: Any) -> None:
@@ -66,6 +65,9 @@ class Predictor:
         sharding = leaves[0].sharding if leaves else None
         # The mesh of the weights, whatever its axes are: one program has one mesh.
         self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
+        if self._mesh not in self._made:
+            self._made[self._mesh] = Programs(self._graphdef, vocab=self._vocab, mesh=self._mesh)
+        self._programs = self._made[self._mesh]
         parts = 1 if self._mesh is None else self._mesh.size
         self._batch_rows = -(-self._rows // parts) * parts
 
