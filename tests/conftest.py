@@ -18,12 +18,14 @@ DEVICES = os.environ.get("OFA_TEST_DEVICES", "8")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs of tests run a few times: unoptimised and for narrow vectors they compile in half the time, as they do without the fusion
-# emitters that jaxlib 0.10 has a flag for; their matrix products are the same library's.
+# emitters, for which jaxlib 0.10 has a flag and 0.11 one of the backend's own options; their matrix products are the same library's.
 _quick = ["--xla_backend_optimization_level=0"]
 if platform.machine() == "x86_64":
     _quick.append("--xla_cpu_max_isa=SSE4_2")
 if version("jaxlib").startswith("0.10."):
     _quick.append("--xla_cpu_use_fusion_emitters=false")
+elif version("jaxlib").startswith("0.11."):
+    _quick.append("--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters")
 _given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith("--xla_force_host_platform_device_count")]
 _flags = [flag for flag in _quick if flag.split("=")[0] not in {one.split("=")[0] for one in _given}]
 os.environ["XLA_FLAGS"] = " ".join([*_given, *_flags, f"--xla_force_host_platform_device_count={DEVICES}"])

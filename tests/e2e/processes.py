@@ -48,8 +48,8 @@ def started(arguments: list[str], folder: Path, log: Path, **more: str) -> Itera
         process.wait()
 
 
-def run_together(arguments: list[str], folder: Path, *, count: int) -> list[tuple[int, str]]:
-    """Runs `count` processes of one job on 127.0.0.1 and returns (exit code, output) of each."""
+def run_together(arguments: list[str], folder: Path, *, count: int, timeout_s: float = TIMEOUT_S) -> list[tuple[int, str]]:
+    """Runs `count` processes of one job on 127.0.0.1 and returns (exit code, output) of each; a test that waits longer for one fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,7 +59,7 @@ def run_together(arguments: list[str], folder: Path, *, count: int) -> list[tupl
         processes = [
             stack.enter_context(started(arguments, folder, log, JAX_PROCESS_ID=str(index), **job)) for index, log in enumerate(logs)
         ]
-        return [(process.wait(TIMEOUT_S), log.read_text()) for process, log in zip(processes, logs, strict=True)]
+        return [(process.wait(timeout_s), log.read_text()) for process, log in zip(processes, logs, strict=True)]
 
 
 def lines(path: Path) -> list[dict]:
