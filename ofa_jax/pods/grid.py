@@ -1,8 +1,9 @@
 """Every size on every kind of TPU at several numbers of chips: each point one call of `launch/compile.py`, kept in one file.
 
-A point is compiled with the paper's batch, in length classes that 256 chips can share, so that all numbers of chips do the same work; on
-512 with twice the batch, because 256 rows of detection do not divide among them. Where it leaves less than a tenth of a chip's memory it is
-compiled again in more micro-batches. Points that are in the file already are not compiled again, so that the same command goes on.
+A point is compiled with the paper's batch, the length classes of each block joined to one, so that all numbers of chips do the same work
+and a point takes minutes; on 512 with twice the batch, because 256 rows of detection do not divide among them. Where it leaves less than a
+tenth of a chip's memory it is compiled again in more micro-batches. Points that are in the file already are not compiled again, so that
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,8 @@ _SHAPES = {
     2: {8: "2x4", 16: "4x4", 64: "8x8", 128: "8x16", 256: "16x16"},
 }
 _ROOT = Path(__file__).resolve().parents[2]
-_CLASSES = 256  # chips that can share every length class
+_ROWS = 256  # of the smallest block
+_JOINED = 2_048  # rows of the largest block: classes that so many chips can share are one a block
 _EXIT_DOES_NOT_FIT = 1
 
 
@@ -59,12 +62,17 @@ class Point:
     @property
     def batch(self) -> int:
         """The paper's, so many times."""
-        return max(self.chips // _CLASSES, 1)
+        return max(self.chips // _ROWS, 1)
+
+    @property
+    def arg(self) -> str:
+        """The argument of the config's file."""
+        return (f"batch={self.batch}," if self.batch > 1 else "") + f"shards={self.batch * _JOINED}"
 
     def config(self) -> RunConfig:
-        """Returns the run's config with what suits the hardware and classes for `_CLASSES` chips."""
+        """Returns the run's config with what suits the hardware."""
         path = _ROOT / "configs" / f"ofa_{self.size}.py"
-        config = read_config(f"{path}:batch={self.batch},shards={self.batch * _CLASSES}")
+        config = read_config(f"{path}:{self.arg}")
         assert isinstance(config, RunConfig)
         return suited(config, self.topology.hardware, num_devices=self.chips)
 
@@ -74,18 +82,17 @@ class Point:
         made = (
             choose(config, topology, batch=1, micros=micros, fsdp=config.mesh.fsdp, remat=config.model.remat)
             for micros in MICROS
-            if self.batch * _CLASSES % (self.chips * micros) == 0
+            if self.batch * _ROWS % (self.chips * micros) == 0
         )
         found = list(made)
         return [one for one in found if fits_roughly(one, topology)] or found[-1:]
 
     def command(self, one: Choice, file: Path) -> list[str]:
         """Returns the command line that compiles one of its choices and writes its numbers to `file`."""
-        arg = f"batch={self.batch},shards={self.batch * _CLASSES}" if self.batch > 1 else f"shards={_CLASSES}"
         topology = self.topology
         shape = "x".join(map(str, topology.shape))
         slices = [f"--slices={topology.slices}"] if topology.slices > 1 else []
-        config = f"--config=configs/ofa_{self.size}.py:{arg}"
+        config = f"--config=configs/ofa_{self.size}.py:{self.arg}"
         named = ["launch/compile.py", config, f"--topology={self.kind}:{shape}", *slices, *one.flags]
         return [sys.executable, *named, "--skip_decoding", f"--json={file}"]
 
@@ -150,9 +157,11 @@ def _compile(point: Point) -> dict[str, Any]:
             file = Path(folder) / "numbers.json"
             command = point.command(one, file)
             done = subprocess.run(command, cwd=_ROOT, env=environ, capture_output=True, text=True)
-            said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+            said = next((line for line in reversed(done.stderr.splitlines()) if "Error: " in line), f"exit code {done.returncode}")
             if done.returncode == 0:
                 return {**json.loads(file.read_text(encoding="utf-8")), "command": command[1:-1], "changes": list(one.changes)}
+            if done.returncode == -signal.SIGKILL:
+                raise UserError(f"{point.name}: killed, as the kernel does for want of memory; run it again with --jobs=1")
             if done.returncode != _EXIT_DOES_NOT_FIT:
                 raise UserError(f"{point.name}: {' '.join(command[1:])}: {said}")
     raise UserError(f"{point.name}: fits in no number of micro-batches: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -82,9 +83,14 @@ def compile_train_step(config: AnyRun, topology: Topology, devices: Sequence[jax
     step: Any = make_train_step(config, mesh, num_tasks=num_tasks)
     state = with_shardings(abstract_state(config), state_shardings(config, mesh))
     blocks = abstract_blocks(config, batch_sharding(mesh))
-    lowered = step.lower(state, blocks)
+    traced = step.trace(state, blocks)
+    lowered = traced.lower()
     lower_s = time.monotonic() - began
-    compiled, compile_s = compiled_within(lowered, topology)
+    try:
+        compiled, compile_s = compiled_within(lowered, topology)
+    except DoesNotFitError as error:
+        # Not all compilers list what is large; the trace does.
+        raise DoesNotFitError(str(error), error.largest or largest_arrays(traced.jaxpr.jaxpr)) from error
     found = compiled.memory_analysis()
     sizes = StepMemory(
         params=_on_chip(state.params),
@@ -149,6 +155,39 @@ def _largest(text: str) -> list[str]:
         where = re.search(r'op_name="([^"]*)"', fields.get("Operator", "")) or re.search(r"(.*)", fields.get("XLA label", ""))
         entries.append(f"{part.split()[0]}  {fields.get('Shape', '').split('{')[0]}  {where[1][:160] if where else ''}".rstrip())
     return entries
+
+
+_WRITTEN = ("scan", "dot_general", "conv_general_dilated", "all_gather")  # by what is in memory behind them, whatever is fused
+_SHOWN, _FRAMES = 8, 3
+
+
+def largest_arrays(jaxpr: Any) -> list[str]:
+    """Returns the largest arrays that a trace writes on one device, one a line: size of all alike, their number, shape, where in our code.
+
+    Products, gathers and what loops keep for the backward pass; whether they are there at the same time is for the compiler to say.
+    """
+    found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    _collect(jaxpr, found)
+    lines = sorted(found.items(), key=lambda item: -sum(item[1]))[:_SHOWN]
+    return [f"{sum(sizes) / 1e9:.2f} GB  {len(sizes)} x {shape}  {where}" for (shape, where), sizes in lines]
+
+
+def _collect(jaxpr: Any, found: dict[tuple[str, str], list[int]]) -> None:
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
+        for value in inner:
+            _collect(getattr(value, "jaxpr", value), found)
+        if equation.primitive.name in _WRITTEN:
+            for out in equation.outvars:
+                size = math.prod(out.aval.shape) * getattr(out.aval.dtype, "itemsize", 0)
+                found[out.aval.str_short(short_dtypes=True), _where(equation)].append(size)
+
+
+def _where(equation: Any) -> str:
+    """The lines of ours that an equation is from, innermost first."""
+    traceback = equation.source_info.traceback
+    frames = [frame for frame in (traceback.frames if traceback else ()) if "/ofa_jax/" in frame.file_name]
+    return " < ".join(f"{frame.file_name.rpartition('/ofa_jax/')[2]}:{frame.line_num}" for frame in frames[:_FRAMES])
 
 
 def checkpoint_bytes(config: AnyRun) -> int:

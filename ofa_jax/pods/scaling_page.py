@@ -183,5 +183,5 @@ def _plot(fits: list[Fit], forecasts: Mapping[tuple[str, str], Mapping[str, list
             place.set_xlabel("chips")
             place.grid(alpha=0.3)
         axes[row][0].set_ylabel("MFU at published rates, %")
-    axes[0][0].legend(fontsize=8)
+    next(place for place in axes.flat if place.lines).legend(fontsize=8)
     figure.savefig(file, dpi=120)

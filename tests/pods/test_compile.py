@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from ofa_jax.pods.program import largest_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = f"--config={ROOT}/configs/ofa_tiny.py:debug"
@@ -31,6 +35,25 @@ def test_a_step_for_eight_cpu_devices_is_priced(tmp_path: Path):
     assert sum(found["operations"].values()) / 8 < found["executed"] < 2 * sum(found["operations"].values()) / 8
     assert {(line["kind"], tuple(line["axes"])) for line in found["collectives"]}
     assert "ofa_tiny_debug on cpu:8: 8 chips" in done.stdout and "memory of a chip" in done.stdout
+
+
+def test_the_largest_arrays_of_a_trace_are_told_with_their_place():
+    def loss(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(jax.lax.scan(lambda x, weight: (jnp.tanh(x @ weight), x), x, weights)[0])
+
+    traced = jax.jit(jax.grad(loss)).trace(jnp.zeros((3, 64, 64)), jnp.zeros((1000, 64)))
+    first, *_ = largest_arrays(traced.jaxpr.jaxpr)
+    assert "x f32[3,1000,64]" in first  # what the loop keeps for the backward pass
+
+
+@pytest.mark.full
+@pytest.mark.tpu
+def test_too_little_memory_is_exit_code_1_with_the_largest_arrays_and_what_to_do():
+    done = compile_step(DEBUG, "--topology=v5e:2x2", "--skip_decoding", "--config.data.blocks.pairs.rows=4194304")
+    assert done.returncode == 1
+    said, *largest = done.stderr[done.stderr.index("DoesNotFitError") :].splitlines()
+    assert said.endswith("GB needed, expected at most 16.91 GB; raise mesh.fsdp or optimizer.accumulate, or model.remat=full")
+    assert len(largest) == 8 and all(" x f32[" in line and "models/" in line for line in largest)
 
 
 @pytest.mark.full
