@@ -124,19 +124,26 @@ class _Counter:
         return read + self._written(called, one)
 
     def _read(self, called: Computation, place: int, operand: Instruction) -> float:
-        """Bytes of an operand that a fusion reads: where it only slices it, those of the slices; where it only updates a part, none."""
+        """Bytes of an operand that a fusion reads."""
         whole = _main(operand.arrays)
-        if not whole or place not in called.parameters:
+        return self._read_inside(called, place, float(whole)) if whole else 0.0
+
+    def _read_inside(self, called: Computation, place: int, whole: float) -> float:
+        """Bytes of parameter `place` of so many bytes that are read: where it is only sliced, those of the slices; where only a part of it
+        is updated, none. TPUs nest fusions: a product's operand may be a fusion that slices a stack of layers."""
+        if place not in called.parameters:
             return 0.0
         total = 0.0
         for user in self._users(called, called.parameters[place]):
             if user.opcode in _SLICES:
                 total += sum(array.num_bytes for array in user.arrays)
-            elif user.opcode == "dynamic-update-slice" and self._is_first(called, user, place):
-                total += 0.0
-            else:
-                return float(whole)
-        return min(total, float(whole))
+            elif user.opcode == "fusion":
+                inner = self.program.computations[user.called()["calls"]]
+                places = [at for at, name in enumerate(user.operands) if _behind_bitcasts(called, name) is called.parameters[place]]
+                total += sum(self._read_inside(inner, at, whole) for at in places)
+            elif user.opcode != "dynamic-update-slice" or _behind_bitcasts(called, user.operands[0]) is not called.parameters[place]:
+                return whole
+        return min(total, whole)
 
     def _users(self, called: Computation, one: Instruction) -> Iterator[Instruction]:
         for user in called.users.get(one.name, ()):
@@ -145,21 +152,25 @@ class _Counter:
             else:
                 yield user
 
-    def _is_first(self, called: Computation, user: Instruction, place: int) -> bool:
-        """Whether parameter `place` is what a dynamic-update-slice updates."""
-        one = called.instructions[user.operands[0]]
-        while one.opcode == "bitcast":
-            one = called.instructions[one.operands[0]]
-        return one is called.parameters[place]
-
     def _written(self, called: Computation, one: Instruction) -> float:
         """Bytes that a fusion writes: of a root that updates a part of what it got, that part."""
-        root = called.root
-        while root.opcode == "bitcast":
-            root = called.instructions[root.operands[0]]
-        if root.opcode == "dynamic-update-slice" and _main(one.arrays):
+        whole = float(_main(one.arrays))
+        return self._written_inside(called, whole) if whole else 0.0
+
+    def _written_inside(self, called: Computation, whole: float) -> float:
+        root = _behind_bitcasts(called, called.root.name)
+        if root.opcode == "dynamic-update-slice":
             return float(sum(array.num_bytes for array in called.instructions[root.operands[1]].arrays))
-        return float(_main(one.arrays))
+        if root.opcode == "fusion":
+            return self._written_inside(self.program.computations[root.called()["calls"]], whole)
+        return whole
+
+
+def _behind_bitcasts(called: Computation, name: str) -> Instruction:
+    one = called.instructions[name]
+    while one.opcode == "bitcast":
+        one = called.instructions[one.operands[0]]
+    return one
 
 
 def _main(arrays: tuple[Array, ...]) -> int:

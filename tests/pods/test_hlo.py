@@ -64,6 +64,46 @@ def test_bytes_of_a_scan_are_those_of_its_slices():
     assert 100 * 3 * 1024 * 0.5 <= moved <= 100 * 8 * 1024  # each turn reads and writes kilobytes, never the 100 of all
 
 
+# As TPUs write a layer of a stack: its product slices the stack in a fusion of its own, and updates a part of another stack.
+NESTED = """HloModule nested
+
+%sliced (stack.1: f32[100,64,64], place.1: s32[]) -> f32[64,64] {
+  %stack.1 = f32[100,64,64]{2,1,0} parameter(0)
+  %place.1 = s32[] parameter(1)
+  %zero.1 = s32[] constant(0)
+  %slice.1 = f32[1,64,64]{2,1,0} dynamic-slice(%stack.1, %place.1, %zero.1, %zero.1), dynamic_slice_sizes={1,64,64}
+  ROOT %whole.1 = f32[64,64]{1,0} bitcast(%slice.1)
+}
+
+%product (stack.2: f32[100,64,64], place.2: s32[], x.2: f32[8,64], kept.2: f32[100,8,64]) -> f32[100,8,64] {
+  %stack.2 = f32[100,64,64]{2,1,0} parameter(0)
+  %place.2 = s32[] parameter(1)
+  %x.2 = f32[8,64]{1,0} parameter(2)
+  %kept.2 = f32[100,8,64]{2,1,0} parameter(3)
+  %layer.2 = f32[64,64]{1,0} fusion(%stack.2, %place.2), kind=kLoop, calls=%sliced
+  %dot.2 = f32[8,64]{1,0} dot(%x.2, %layer.2), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %part.2 = f32[1,8,64]{2,1,0} bitcast(%dot.2)
+  %zero.2 = s32[] constant(0)
+  ROOT %update.2 = f32[100,8,64]{2,1,0} dynamic-update-slice(%kept.2, %part.2, %place.2, %zero.2, %zero.2)
+}
+
+ENTRY %main (stack: f32[100,64,64], place: s32[], x: f32[8,64], kept: f32[100,8,64]) -> f32[100,8,64] {
+  %stack = f32[100,64,64]{2,1,0} parameter(0)
+  %place = s32[] parameter(1)
+  %x = f32[8,64]{1,0} parameter(2)
+  %kept = f32[100,8,64]{2,1,0} parameter(3)
+  ROOT %out = f32[100,8,64]{2,1,0} fusion(%stack, %place, %x, %kept), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_a_fusion_inside_of_a_fusion_reads_its_slice_alone():
+    [cost] = costs(parse(NESTED))
+    layer, rows, place = 4 * 64 * 64, 4 * 8 * 64, 4
+    assert cost.operations == 2 * 8 * 64 * 64
+    assert cost.num_bytes == pytest.approx(layer + 2 * rows, abs=2 * place)  # read: the layer and x; written: the part
+
+
 def test_collectives_have_axes_bytes_and_turns(mesh):
     def place(*spec):
         return NamedSharding(mesh, PartitionSpec(*spec))
