@@ -112,7 +112,7 @@ def suited(config: Run, hardware: Hardware, *, num_devices: int) -> Run:
         config = dataclasses.replace(
             config, model=dataclasses.replace(model, layers=hardware.layers or model.layers, remat=hardware.remat or model.remat)
         )
-    if config.mesh == MeshConfig():
+    if isinstance(config, RunConfig) and config.mesh == MeshConfig():  # a VQGAN's few parameters are whole everywhere
         config = dataclasses.replace(config, mesh=MeshConfig(fsdp=math.gcd(hardware.fsdp, num_devices)))
     return config
 

@@ -1,6 +1,6 @@
 """What a device holds of a batch and of the parameters while the step is traced, and how it asks the others.
 
-The step runs on each device's own rows (`train/split`): nothing is sent but what is said by the functions here. Model code calls them
+The step runs on each device's own rows (`train/gradients`): nothing is sent but what is said by the functions here. Model code calls them
 everywhere; outside of such a trace (one device, evaluation, decoding) there are no others, and they return what they are given.
 
 Rows of a batch are split over the mesh axes `data` and `fsdp`. The vocabulary matrix is split by rows over `fsdp` and stays so: tokens are

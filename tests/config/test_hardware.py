@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from configs.ofa_tiny import get_config
+from configs.vqgan_f8 import get_config as get_vqgan
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.hardware import hardware_names, hardware_of, load_hardware, parse_topology, suited
 from ofa_jax.config.schema import MeshConfig
@@ -45,6 +46,8 @@ def test_a_config_takes_what_suits_the_hardware_where_it_leaves_it_open():
     asked = dataclasses.replace(config, mesh=MeshConfig(fsdp=2))
     assert suited(asked, load_hardware("v5p"), num_devices=24).mesh == asked.mesh
     assert suited(config, load_hardware("cpu"), num_devices=8) == config
+    vqgan = get_vqgan()
+    assert suited(vqgan, load_hardware("v5p"), num_devices=8) == vqgan
 
 
 def test_a_topology_has_chips_and_hosts():

@@ -56,7 +56,7 @@ def test_faults_are_exit_code_1_and_mistakes_2(tmp_path: Path):
     assert "Traceback" not in said
     for flags, words in (
         (("--requirements=none.txt",), "none.txt: found no such file"),
-        (("--chip=TPU v99",), "expected one of the table"),
+        (("--chip=TPU v99",), "expected a file of configs/hardware"),
         (("--compile", "--devices=8"), "it compiles for what is here"),
         (("--out=none/report.json",), "expected one for the report"),
         (("--nothing",), "unrecognized arguments: --nothing"),
