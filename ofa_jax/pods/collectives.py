@@ -2,6 +2,9 @@
 
 Bytes are those of the whole array that a collective makes or sums on one device (of an all-gather its result, of a reduce-scatter its
 operand, of the others their result), because the time of a ring is that over a link's rate whatever the number of devices (`roofline`).
+
+Where several slices of TPUs run together, XLA's program is that of one slice. It sums in the slice, hands each chip's part to its host,
+which exchanges it with the other slices (a `send` that names what the hosts do), and gathers the parts again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,11 @@ _CHAIN = re.compile(r'chain_id="(\d+)"')
 _IOTA = re.compile(r"replica_groups=\[(?P<shape>[\d,]+)\]<=\[(?P<dims>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{(?P<groups>(?:\{[\d,]*\},?)*)\}")
 _NAMED = re.compile(r"replica_groups=(?:@?\w+)?mesh\[(?P<axes>[^\]]*)\](?P<ids>,?\s*device_ids=[^{]*)?\s*\{(?P<over>[^}]*)\}")
+_EXCHANGED = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _PAIRS = re.compile(r"source_target_pairs=\{(?P<pairs>(?:\{\d+,\d+\},?)*)\}")
+
+
+SLICES = "slices"  # stands for an axis where hosts of several slices exchange what their chips hand them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Collective:
     """One collective of the program; `turns` counts what loops repeat."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh, in its order; () where its groups are not those of axes
+    axes: tuple[str, ...]  # of a slice's mesh, in its order; (SLICES,) between slices; () where its groups are not those of axes
     group: int  # devices that take part together
     num_bytes: int  # see the module
     turns: float
@@ -40,18 +47,30 @@ class Collective:
         return self.num_bytes * self.turns
 
 
-def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
-    """Returns the collectives of one run of `program` over a mesh with the sizes `mesh`, by axis in the mesh's order.
+def mesh_of_slice(mesh: Mapping[str, int], slices: int) -> dict[str, int]:
+    """Returns a slice's part of a mesh with the sizes `mesh`: slices are the outer part of its first axis (`parallel.mesh`)."""
+    first, *_ = mesh
+    return {**mesh, first: mesh[first] // slices}
+
+
+def collectives(program: Program, mesh: Mapping[str, int], *, slices: int = 1) -> list[Collective]:
+    """Returns the collectives of one run of `program` over a mesh with the sizes `mesh`, by axis in the mesh's order, that lies on so many
+    slices; axes of what stays in a slice are those of `mesh_of_slice`.
 
     An asynchronous one is written several times, as one chain, where it begins, goes on and ends; it counts once. Those over one device are
     left out: they send nothing. Raises ValueError for groups that are not understood.
     """
     found: dict[str, Collective] = {}
+    inside = mesh_of_slice(mesh, slices)
     for computation, one, turns in _deep(program):
+        if one.opcode == "send" and (exchanged := _EXCHANGED.search(one.attributes)):
+            array, kind = one.arrays[0], exchanged[1].lower().replace("_", "-")
+            found[f"{computation.name} {one.name}"] = Collective(kind, (SLICES,), slices, array.num_bytes, turns, one.scope, array.dtype)
+            continue
         kind = one.opcode.removesuffix("-start")
         if kind not in KINDS or one.opcode.endswith("-done"):
             continue
-        groups = _groups(one, mesh)
+        groups = _groups(one, inside)
         if max(map(len, groups)) < 2:
             continue
         chain = _CHAIN.search(one.attributes)
@@ -59,7 +78,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
         if key in found and found[key].turns >= turns:
             continue
         dtype, num_bytes = _moved(kind, one, computation)
-        found[key] = Collective(kind, _axes(groups, mesh), len(groups[0]), num_bytes, turns, one.scope, dtype)
+        found[key] = Collective(kind, _axes(groups, inside), len(groups[0]), num_bytes, turns, one.scope, dtype)
     return list(found.values())
 
 

@@ -71,6 +71,6 @@ def compile_decoding(config: RunConfig, topology: Topology, devices: Sequence[ja
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole)
     lowered = programs.search.lower(state.params, batch, Constraint(), seed, rows((), jnp.uint32), how=how)
     search, search_s = compiled_within(lowered, topology)
-    sent = collectives(dataclasses.replace(parse(search.as_text()), open_turns=MAX_LEN + 1), dict(mesh.shape))
+    sent = collectives(dataclasses.replace(parse(search.as_text()), open_turns=MAX_LEN + 1), dict(mesh.shape), slices=topology.slices)
     embed_peak, search_peak = (peak_bytes(one.memory_analysis(), topology) for one in (embed, search))
     return CompiledDecoding(PICTURES, BEAM, MAX_LEN, embed_peak, search_peak, by_kind(sent), embed_s + search_s)

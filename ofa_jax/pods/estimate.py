@@ -7,14 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ofa_jax.config.hardware import Topology
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.models.operations import sequences_a_row, step_operations
-from ofa_jax.pods.collectives import KINDS, Line, by_kind, collectives
+from ofa_jax.pods.collectives import KINDS, SLICES, Line, by_kind, collectives, mesh_of_slice
 from ofa_jax.pods.costs import costs
 from ofa_jax.pods.decoding import CompiledDecoding
 from ofa_jax.pods.program import CompiledStep, StepMemory, checkpoint_bytes
-from ofa_jax.pods.roofline import Times, mfu, path_over, times
+from ofa_jax.pods.roofline import Path, Times, mfu, path_between, path_over, times
 
 SPARE = 0.1  # of a chip's memory that a step leaves free
 # Of one core that makes rows of captions (docs/results/preparation.md: 460 a second on two), and of a stored picture with its texts.
@@ -90,9 +92,9 @@ def estimate(
     rates are not known (seconds are 0, their quotients NaN).
     """
     hardware, mesh = topology.hardware, compiled.mesh
-    sent = collectives(compiled.program, mesh)
+    sent = collectives(compiled.program, mesh, slices=topology.slices)
     spent = costs(compiled.program, skip=KINDS)
-    paths = {one.axes: path_over(one.axes or tuple(mesh), mesh, compiled.places, topology) for one in sent}
+    paths = {one.axes: _path(one.axes, mesh, compiled.places, topology) for one in sent}
     if hardware.bf16_flops:
         seconds = times(spent, sent, hardware, paths)
     else:
@@ -127,6 +129,13 @@ def estimate(
         storage_bytes_s=rows_s * row_bytes,
         compile_s=compiled.lower_s + compiled.compile_s,
     )
+
+
+def _path(axes: tuple[str, ...], mesh: Mapping[str, int], places: np.ndarray, topology: Topology) -> Path:
+    """The path of a collective over `axes`, as `pods.collectives` names them."""
+    if axes == (SLICES,):
+        return path_between(topology)
+    return path_over(axes or tuple(mesh), mesh_of_slice(mesh, topology.slices), places[: topology.slice_chips], topology)
 
 
 def table(found: Estimate) -> str:

@@ -5,7 +5,7 @@
 Nothing is taken to overlap with a collective. A ring of n chips gathers V bytes in V (n - 1) / n / W, W being the rate at which one chip
 sends, and all-reduces them in twice that (scaling book, "Sharded matrices"). W is that of all links of the torus along which the chips of
 a group lie: two a dimension where it closes to a ring, else one. Between slices, and between hosts of GPUs, it is a chip's share of its
-host's network. What a program reaches of these rates is for a chip to tell.
+host's network, and each exchange waits for hosts to answer. What a program reaches of these rates is for a chip to tell.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ofa_jax.pods.collectives import Collective
 from ofa_jax.pods.costs import Cost
 
 HOP_S = 1e-6  # from a chip to its neighbour (scaling book)
+OUTER_HOP_S = 50e-6  # from a chip by two hosts to a chip of another slice: an assumption, nothing is published
 _ROUNDS = {"all-reduce": 2.0, "collective-permute": 1.0}  # how often a collective's bytes go round; others: once
 
 
@@ -70,6 +71,12 @@ def path_over(axes: Sequence[str], mesh: Mapping[str, int], places: np.ndarray, 
     return path_of(group, topology)
 
 
+def path_between(topology: Topology) -> Path:
+    """Returns the path of an exchange between all slices, of which each chip hands on what it holds."""
+    hardware = topology.hardware
+    return Path(hardware.link_rate, 0, 1, topology.slices, hardware.host_network_rate / hardware.host_chips)
+
+
 def path_of(group: np.ndarray, topology: Topology) -> Path:
     """Returns the path of a group of chips at the places `group`, int [n, 1 + dimensions]."""
     hardware = topology.hardware
@@ -102,7 +109,7 @@ def collective_s(kind: str, num_bytes: float, path: Path) -> tuple[float, float]
         inside = rounds * num_bytes * (path.inner - 1) / path.inner / path.rate + path.hops * HOP_S
     between = 0.0
     if path.outer > 1:
-        between = rounds * num_bytes / path.inner * (path.outer - 1) / path.outer / path.outer_rate
+        between = rounds * num_bytes / path.inner * (path.outer - 1) / path.outer / path.outer_rate + OUTER_HOP_S
     return inside, between
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ofa_jax.config.errors import UserError
 from ofa_jax.pods import scaling
 from ofa_jax.pods.grid import KINDS, SIZES, topology_of
+from ofa_jax.pods.roofline import OUTER_HOP_S
 from ofa_jax.pods.scaling import FITTED, PREDICTED, Fit, Forecast
 
 CHIPS = (8, 16, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -107,8 +108,9 @@ def _head(command: str, file: Path) -> list[str]:
         f"Lines are fitted on steps compiled for {', '.join(map(str, FITTED))} chips: bytes over links, operations and memory are a fixed",
         "part and one for each row of a chip. Seconds are those of published rates, which no program reaches; nothing overlaps,",
         "collectives go one after another along rings of the real torus with a microsecond a hop, and slices of v5e and v6e beyond 256",
-        "chips are joined by their hosts' network. The mesh is the hardware file's: parameters over 16 chips, copies beyond. Input, saving",
-        "and stragglers are not counted.",
+        f"chips are joined by their hosts' network, at {1e6 * OUTER_HOP_S:.0f} microseconds an exchange (assumed; batch norm over all chips",
+        "asks for some hundreds a step, one over groups of images, `model.norm_group`, for none). The mesh is the hardware file's:",
+        "parameters over 16 chips, copies beyond. Input, saving and stragglers are not counted.",
         "",
     ]
 
@@ -118,7 +120,7 @@ def _errors(points: Mapping[str, Any], fits: list[Fit], off: list[str]) -> list[
         f"## Bytes predicted for {PREDICTED} chips, beside those compiled",
         "",
         f"| size | kind | {' | '.join(scaling.EXCHANGES)} |",
-        "|---|---|---|---|---|",
+        "|---|---" + "|---" * len(scaling.EXCHANGES) + "|",
     ]
     for fit in fits:
         found = scaling.errors(points, fit.size, fit.kind)

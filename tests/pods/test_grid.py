@@ -11,8 +11,10 @@ import pytest
 from ofa_jax.config.check import check
 from ofa_jax.config.errors import UserError
 from ofa_jax.pods import scaling
+from ofa_jax.pods.collectives import SLICES
 from ofa_jax.pods.grid import CHIPS, Point, compile_all, points, topology_of
-from ofa_jax.pods.scaling import COPIES, GATHERED, SUMMED
+from ofa_jax.pods.roofline import OUTER_HOP_S
+from ofa_jax.pods.scaling import COPIES, GATHERED, MOMENTS, SUMMED
 from ofa_jax.pods.scaling_page import table, write
 
 
@@ -49,7 +51,9 @@ def stored(size: str, kind: str, *, wrong: float = 1.0) -> dict[str, Any]:
         rows = 3_072 * max(chips // 256, 1)
         each, off = rows / chips, wrong if chips == 512 else 1.0
         lines = [("all-gather", ["fsdp"], 170, off * (1e9 + 2e6 * each)), ("reduce-scatter", ["fsdp"], 30, 2e9 + 1e6 * each)]
-        lines += [("all-reduce", ["data"], 2, 1e8)] if chips > 16 else []
+        lines += [("all-reduce", ["data"], 2, 1e8), ("all-reduce", ["data", "fsdp"], 500, 2e7)] if chips > 16 else []
+        if chips == 512 and kind == "v5e":  # two slices
+            lines += [("all-reduce", [SLICES], 502, 3e7), ("all-gather", ["data"], 2, 1e8)]
         found[f"{size} {kind} {chips}"] = {
             "config": f"ofa_{size}", "topology": f"{kind}:{chips}", "chips": chips, "rows": rows, "micros": 1, "command": [], "changes": [],
             "mesh": {"data": chips // 16, "fsdp": 16, "tensor": 1}, "memory": {"peak": 9e9}, "memory_limit": 1e11, "rows_s": 100.0 * chips,
@@ -66,7 +70,7 @@ def test_what_is_stored_is_not_compiled_again(tmp_path: Path):
     found = compile_all(points(["large"], ["v5p"]), file, jobs=1, say=said.append)
     assert sorted(found) == sorted(stored("large", "v5p")) and said == [f"4 of 4 points are in {file}; 0 to compile, 1 at a time"]
     page = table(found, command="python launch/scaling.py")
-    assert "| large | v5p:512 | 32 x 16 | 6,144 | 1 | all | 9.0 | 91% | 12.0 | 3.14 | 90 | 100.0 | 20% |" in page
+    assert "| large | v5p:512 | 32 x 16 | 6,144 | 1 | all | 9.0 | 91% | 12.0 | 3.16 | 90 | 100.0 | 20% |" in page
 
 
 def test_lines_are_found_again_and_tell_what_512_chips_send():
@@ -74,9 +78,23 @@ def test_lines_are_found_again_and_tell_what_512_chips_send():
     fitted = scaling.fit(numbers, "large", "v5p")
     assert fitted.exchanges[GATHERED].fixed == pytest.approx(1e9) and fitted.exchanges[SUMMED].row == pytest.approx(1e6)
     assert fitted.exchanges[COPIES].at(12) == 1e8 and fitted.local.at(100) == pytest.approx(0.52)
-    assert max(abs(error) for error in scaling.errors(numbers, "large", "v5p").values()) < 1e-6
+    errors = scaling.errors(numbers, "large", "v5p")
+    assert set(errors) == {GATHERED, SUMMED, COPIES, MOMENTS} and max(map(abs, errors.values())) < 1e-6
     wrong = scaling.errors(stored("large", "v5p", wrong=1.1), "large", "v5p")
     assert wrong[GATHERED] == pytest.approx(1 / 1.1 - 1) and abs(wrong[SUMMED]) < 1e-6
+
+
+@pytest.mark.full
+@pytest.mark.tpu
+def test_slices_wait_for_their_hosts():
+    numbers = stored("large", "v5e")
+    fitted = scaling.fit(numbers, "large", "v5e")
+    assert max(map(abs, scaling.errors(numbers, "large", "v5e").values())) < 1e-6
+    one, two = (
+        scaling.forecast(fitted, topology, scaling.paths(topology, 16), rows=12.0) for topology in map(topology_of, ["v5e"] * 2, [256, 512])
+    )
+    apart = 502 * OUTER_HOP_S + 3e7 / (12.5e9 / 4)  # 2 x half of the bytes
+    assert two.sent_s - one.sent_s == pytest.approx(apart, rel=0.1) and two.sent_s > one.sent_s + apart
 
 
 @pytest.mark.full
@@ -85,6 +103,6 @@ def test_the_page_has_forecasts_and_says_what_is_off(tmp_path: Path):
     file = tmp_path / "scaling.md"
     assert write(stored("large", "v5e"), file, command="python launch/scaling.py") == []
     text = file.read_text()
-    assert "| large | v5e | +0.0% | +0.0% | +0.0% |" in text and (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert "| large | v5e | +0.0% | +0.0% | +0.0% | +0.0% |" in text and (tmp_path / "scaling.png").stat().st_size > 10_000
     off = write(stored("large", "v5e", wrong=1.1), file, command="python launch/scaling.py")
     assert off == ["large v5e: gathered over fsdp: off by -9.1%"]

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ofa_jax.pods.collectives import by_kind, collectives
+from ofa_jax.pods.collectives import SLICES, by_kind, collectives
 from ofa_jax.pods.costs import costs
 from ofa_jax.pods.hlo import Array, arrays, parse
 
@@ -116,6 +116,36 @@ def test_collectives_have_axes_bytes_and_turns(mesh):
     assert found[("all-gather", ("fsdp",))].total_bytes == 32 * 128 * 4
     assert found[("all-reduce", ("data", "fsdp"))].total_bytes == 128 * 4
     assert set(found) == {("all-gather", ("fsdp",)), ("all-reduce", ("data", "fsdp"))}
+
+
+# As libtpu writes a sum over the copies of two slices: in the slice, by the hosts a chip's part, and gathered again.
+SLICED = """HloModule sliced
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %inside = f32[8,128]{1,0} all-reduce(%x), replica_groups={{0,2},{1,3}}, to_apply=%add
+  %token = token[] after-all()
+  %part = f32[4,128]{1,0} slice(%inside), slice={[0:4], [0:128]}
+  %send.1 = (f32[4,128]{1,0}, u32[]{:S(2)}, token[]) send(%part, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent.1 = token[] send-done(%send.1), channel_id=2, is_host_transfer=true
+  %recv.1 = (f32[4,128]{1,0}, u32[]{:S(2)}, token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %received.1 = (f32[4,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
+  %all.1 = f32[4,128]{1,0} get-tuple-element(%received.1), index=0
+  ROOT %whole = f32[8,128]{1,0} all-gather(%all.1), replica_groups={{0,2},{1,3}}, dimensions={0}
+}
+"""  # noqa: E501
+
+
+def test_slices_exchange_what_their_chips_hand_to_hosts():
+    found = {(line.kind, line.axes): line for line in by_kind(collectives(parse(SLICED), {"data": 4, "fsdp": 2, "tensor": 1}, slices=2))}
+    assert set(found) == {("all-reduce", ("data",)), ("all-reduce", (SLICES,)), ("all-gather", ("data",))}
+    assert found["all-reduce", (SLICES,)].total_bytes == 4 * 128 * 4 and found["all-gather", ("data",)].total_bytes == 8 * 128 * 4
 
 
 def test_a_collective_in_a_loop_counts_every_turn(mesh):

@@ -8,7 +8,7 @@ import pytest
 from ofa_jax.config.hardware import load_hardware, parse_topology
 from ofa_jax.pods.collectives import Collective
 from ofa_jax.pods.costs import Cost
-from ofa_jax.pods.roofline import HOP_S, collective_s, path_of, path_over, times
+from ofa_jax.pods.roofline import HOP_S, OUTER_HOP_S, collective_s, path_between, path_of, path_over, times
 
 
 def places(shape: tuple[int, ...], slices: int = 1) -> np.ndarray:
@@ -37,7 +37,8 @@ def test_between_slices_a_chip_sends_its_share_by_its_hosts_network():
     topology = parse_topology("v5e:8x8", slices=2)
     path = path_over(("data",), {"data": 2, "fsdp": 64, "tensor": 1}, places((8, 8), slices=2), topology)
     assert (path.inner, path.outer, path.outer_rate) == (1, 2, 12.5e9 / 4)
-    assert collective_s("all-reduce", 1e9, path) == (0.0, pytest.approx(2 * 1e9 / 2 / (12.5e9 / 4)))
+    assert collective_s("all-reduce", 1e9, path) == (0.0, pytest.approx(2 * 1e9 / 2 / (12.5e9 / 4) + OUTER_HOP_S))
+    assert collective_s("all-reduce", 1e9, path_between(topology)) == collective_s("all-reduce", 1e9, path)
     whole = path_over(("data", "fsdp"), {"data": 2, "fsdp": 64, "tensor": 1}, places((8, 8), slices=2), topology)
     assert (whole.inner, whole.outer) == (64, 2)
 
