@@ -108,7 +108,7 @@ def _head(command: str, file: Path) -> list[str]:
         f"Lines are fitted on steps compiled for {', '.join(map(str, FITTED))} chips: bytes over links, operations and memory are a fixed",
         "part and one for each row of a chip. Seconds are those of published rates, which no program reaches; nothing overlaps,",
         "collectives go one after another along rings of the real torus with a microsecond a hop, and slices of v5e and v6e beyond 256",
-        f"chips are joined by their hosts' network, at {1e6 * OUTER_HOP_S:.0f} microseconds an exchange (assumed; batch norm over all chips",
+        f"chips are joined by their hosts' network, at {1e6 * OUTER_HOP_S:.0f} microseconds an exchange (assumed; batch norm of all chips",
         "asks for some hundreds a step, one over groups of images, `model.norm_group`, for none). The mesh is the hardware file's:",
         "parameters over 16 chips, copies beyond. Input, saving and stragglers are not counted.",
         "",
