@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no window system is needed
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ofa_jax.config.errors import UserError
 from ofa_jax.pods import scaling
@@ -103,7 +104,7 @@ def _head(command: str, file: Path) -> list[str]:
         "",
         f"    {command}",
         "",
-        f"![MFU by chips]({file.with_suffix('.png').name})",
+        f"![MFU and step time by chips]({file.with_suffix('.png').name})",
         "",
         f"Lines are fitted on steps compiled for {', '.join(map(str, FITTED))} chips: bytes over links, operations and memory are a fixed",
         "part and one for each row of a chip. Seconds are those of published rates, which no program reaches; nothing overlaps,",
@@ -172,18 +173,33 @@ def _rows_needed(fit: Fit, chips: int, rate: float) -> int:
 
 
 def _plot(fits: list[Fit], forecasts: Mapping[tuple[str, str], Mapping[str, list[Forecast]]], file: Path) -> None:
-    figure = Figure(figsize=(4 * len(KINDS), 3.2 * len(_HEADS)), layout="tight")
-    axes = figure.subplots(len(_HEADS), len(KINDS), sharey=True, squeeze=False)
-    for row, (way, head) in enumerate(_HEADS.items()):
-        for column, kind in enumerate(KINDS):
+    """A column for each kind of chip, and for each way of growing a row of MFU and one of seconds a step."""
+    kinds = [kind for kind in KINDS if any(fit.kind == kind for fit in fits)]
+    shown = {"MFU at published rates, %": lambda one: 100 * one.mfu, "seconds a step": lambda one: one.step_s}
+    figure = Figure(figsize=(4 * len(kinds), 3 * len(_HEADS) * len(shown)), layout="tight")
+    axes = figure.subplots(len(_HEADS) * len(shown), len(kinds), sharex=True, sharey="row", squeeze=False)
+    for row, ((way, head), (label, value)) in enumerate(itertools.product(_HEADS.items(), shown.items())):
+        title = head.format(rows=fits[0].batch if way == "batch" else WEAK_ROWS)
+        for column, kind in enumerate(kinds):
             place = axes[row][column]
             for fit in (fit for fit in fits if fit.kind == kind):
-                shown = [dataclasses.astuple(one) for one in forecasts[fit.size, kind][way] if one.rows >= 1]
-                place.plot([one[0] for one in shown], [100 * one[-1] for one in shown], marker="o", markersize=3, label=fit.size)
+                points = [one for one in forecasts[fit.size, kind][way] if one.rows >= 1]
+                place.plot([one.chips for one in points], [value(one) for one in points], marker="o", markersize=3, label=fit.size)
             place.set_xscale("log", base=2)
-            place.set_title(f"{kind}: {head.format(rows=fits[0].batch if way == 'batch' else WEAK_ROWS)}", fontsize=8)
-            place.set_xlabel("chips")
+            place.set_xticks(CHIPS, [f"{chips}" for chips in CHIPS], fontsize=7)
+            place.tick_params(labelbottom=True)
+            place.set_title(f"{kind}: {title}", fontsize=8)
             place.grid(alpha=0.3)
-        axes[row][0].set_ylabel("MFU at published rates, %")
-    next(place for place in axes.flat if place.lines).legend(fontsize=8)
-    figure.savefig(file, dpi=120)
+        axes[row][0].set_ylabel(label, fontsize=8)
+        if label.startswith("MFU"):
+            axes[row][0].set_ylim(bottom=0)
+        else:
+            for place in axes[row]:
+                place.set_yscale("log")
+                place.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                place.yaxis.set_major_formatter("{x:g}")
+                place.yaxis.set_minor_locator(NullLocator())
+    for place in axes[-1]:
+        place.set_xlabel("chips")
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(file, dpi=100)
