@@ -1,5 +1,10 @@
-"""Measures rates: `python launch/bench.py tokenizer [--dict=FILE]`, `decode FOLDER [--peer=PYTHON] ...`, `data [--peer=PYTHON] ...`.
+"""Measures rates: `python launch/bench.py train [--peer=PYTHON] ...`, `decode FOLDER [--peer=PYTHON] ...`, `data`, `codes`, `save` or
+`tokenizer`.
 
+train: the training step of a size on noise: its operations and their share of the device's peak, published and measured, memory, compile
+time; with --peer, an environment with PyPI's modelscope (tests/parity/modelscope_ofa.py says how), PyTorch's OFA on the same work in the
+same run, as published and tuned. --protocol=same-work: sequences of one length, each with its own picture (--text-only: none);
+pretraining: all streams of the size's config, 1/--parts of its batch.
 tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sentences of English prose (CPython's own documentation).
 decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
 modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
@@ -14,7 +19,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,6 +36,16 @@ def main(argv: list[str]) -> int:
     decode.add_argument("folder", type=Path, help="what launch/convert.py export wrote")
     decode.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
     decode.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+    train = commands.add_parser("train")
+    train.add_argument("--size", default="large")
+    train.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
+    train.add_argument("--text-only", action="store_true")
+    train.add_argument("--json", type=Path, help="all numbers")
+    for name, choices in (
+        ("protocol", ("same-work", "pretraining")), ("precision", ("bf16", "f32")), ("norm", ("batch", "frozen")),
+        ("layers", ("unroll", "scan")), ("remat", ("none", "dots", "full")), ("convolution", ("xla", "matmul")),
+    ):  # fmt: skip
+        train.add_argument(f"--{name}", choices=choices, default=choices[0])
     codes = commands.add_parser("codes")
     save = commands.add_parser("save")
     save.add_argument("--config", default="configs/ofa_base.py")
@@ -43,14 +57,17 @@ def main(argv: list[str]) -> int:
         (decode, {"batch": 4, "image-px": 480, "beam": 5, "max-len": 16, "no-repeat-ngram": 3, "repeats": 3}),
         (codes, {"image-px": 256, "rows": 8, "repeats": 3}),
         (save, {"rows": 2, "repeats": 3}),
+        (train, {"rows": 96, "source-len": 80, "target-len": 30, "image-px": 384, "num-patches": 196, "parts": 32, "steps": 20}),
         (data, {"images": 64, "image-px": 384, "repeats": 7}),
     ):
         for name, value in numbers.items():
             command.add_argument(f"--{name}", type=int, default=value)
     flags = parser.parse_args(argv[1:])
-    measure = {"tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "save": save_times, "data": data_rate}[flags.command]
+    measure = {
+        "tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "save": save_times, "data": data_rate, "train": train_rate,
+    }  # fmt: skip
     try:
-        print(measure(flags))
+        print(measure[flags.command](flags))
     except UserError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -68,8 +85,8 @@ def code_rate(flags: argparse.Namespace) -> str:
 
 def save_times(flags: argparse.Namespace) -> str:
     """Returns a line that says how long a save stops training."""
+    from ofa_jax.bench.saves import time_saves
     from ofa_jax.config.load import read_config
-    from ofa_jax.train.save_bench import time_saves
 
     config = read_config(flags.config)
     return time_saves(config, rows=flags.rows, saves=flags.repeats, folder=flags.folder).line(config.name)
@@ -92,56 +109,16 @@ def tokenizer_rate(flags: argparse.Namespace) -> str:
 
 def decode_rate(flags: argparse.Namespace) -> str:
     """Returns lines that say how fast captions are searched, the encoder apart, and where there is a peer, its times and the ratios."""
-    import jax
-    import numpy as np
+    from ofa_jax.bench.decoding import report
 
-    from ofa_jax.convert.state_files import read_state
-    from ofa_jax.convert.transfer import read_model
-    from ofa_jax.convert.weights import from_state
-    from ofa_jax.decode.bench import compare, time_beam_search
-    from ofa_jax.decode.rules import DecodeConfig
-
-    config, state = read_model(read_state(flags.folder))
-    weights = from_state(state, config.model, config.vocab, where=str(flags.folder))
-    rng = np.random.default_rng(0)
-    source_ids = rng.integers(4, config.vocab.num_text, (flags.batch, 8)).astype(np.int32)
-    source_ids[:, 0], source_ids[:, -1] = 0, 2
-    images = rng.integers(0, 256, (flags.batch, flags.image_px, flags.image_px, 3), np.uint8)
-    setting = DecodeConfig(beam=flags.beam, max_len=flags.max_len, no_repeat_ngram=flags.no_repeat_ngram)
-    ours = time_beam_search(
-        weights.params, weights.stats, config.model, config.vocab, source_ids=source_ids, images=images, config=setting,
-        precision=flags.precision, repeats=flags.repeats,
-    )  # fmt: skip
-    device = jax.devices()[0].device_kind
-    what = (
-        f"{config.name}, {flags.image_px} px, batch {flags.batch}, beam {flags.beam}, {flags.max_len} tokens, {flags.precision}, {device}"
-    )
-    peer = _peer_times(flags, source_ids, images) if flags.peer else None
-    return "\n".join([f"decode: {what}", *compare(ours, peer, batch=flags.batch)])
+    return report(flags)
 
 
-def _peer_times(flags: argparse.Namespace, source_ids: Any, images: Any) -> dict[str, Any]:
-    import json
-    import subprocess
-    import tempfile
+def train_rate(flags: argparse.Namespace) -> str:
+    """Returns lines that say how fast a size trains, and where there is a peer, its times and the ratios."""
+    from ofa_jax.bench.training import report
 
-    import numpy as np
-
-    script = Path(__file__).resolve().parents[1] / "tests" / "parity" / "modelscope_decode.py"
-    setting = {"beam": flags.beam, "max_len": flags.max_len, "no_repeat_ngram": flags.no_repeat_ngram, "repeats": flags.repeats}
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        pixels = (images.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-        np.savez(given, src_tokens=source_ids.astype(np.int64), patch_images=pixels)
-        done = subprocess.run(
-            [flags.peer, str(script), str(flags.folder), str(given), str(out), json.dumps(setting)], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise UserError(
-                f"--peer: {flags.peer} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}"
-            )
-        with np.load(out) as stored:
-            return dict(stored)
+    return report(flags)
 
 
 if __name__ == "__main__":

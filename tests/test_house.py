@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "decode": ("config", "parallel", "models", "vocab.trie"),
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
+    "bench": ("config", "parallel", "models", "decode", "checkpoint", "convert", "train", "monitor", "data.batch"),
     "pods": ("config", "parallel", "models", "decode", "train", "eval.programs"),
     "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor", "pods"),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),

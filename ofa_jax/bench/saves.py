@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from ofa_jax.bench.noise import noise_batch
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.schema import AnyRun
-from ofa_jax.data.batch import Block
-from ofa_jax.parallel.mesh import batch_sharding, make_mesh
+from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.state import init_state
-from ofa_jax.train.step import abstract_blocks, make_train_step
+from ofa_jax.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = N
     mesh = make_mesh(config.mesh)
     train_step: Any = make_train_step(config, mesh, num_tasks=1)
     state = init_state(config, mesh)
-    batch = {name: _noise(block) for name, block in abstract_blocks(config, batch_sharding(mesh)).items()}
+    batch = noise_batch(config, mesh)
 
     def step() -> float:
         nonlocal state
@@ -84,19 +83,3 @@ def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = N
             manager.close()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return SaveTimes(jax.devices()[0].device_kind, size, statistics.median(alone), blocked, took, made, beside)
-
-
-def _noise(block: Block) -> Block:
-    """Arrays of the shapes and placements of `block`, with ids, pixels and masks that cost what real ones do."""
-    draw = np.random.default_rng(0)
-
-    def fill(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if name.endswith("_ids"):
-            values = np.zeros(leaf.shape) if name == "task_ids" else draw.integers(4, 200, leaf.shape)
-        elif name == "images":
-            values = draw.integers(0, 256, leaf.shape)
-        else:
-            values = np.full(leaf.shape, name in ("image_mask", "confidence"))
-        return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
-
-    return Block(**{name: None if leaf is None else fill(name, leaf) for name, leaf in block._asdict().items()})
