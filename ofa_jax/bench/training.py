@@ -49,7 +49,7 @@ def _config(flags: argparse.Namespace) -> RunConfig:
     config = dataclasses.replace(config, model=model, precision=flags.precision)
     if flags.protocol == "pretraining":
         return pretraining_step(config, parts=flags.parts)
-    if flags.protocol == "same-work" and flags.rows < 1:
+    if flags.rows < 1:
         raise ConfigError(f"--rows: found {flags.rows}, expected 1 or more")
     work = {name: getattr(flags, name) for name in _WORK} | ({"image_px": 0, "num_patches": 0} if flags.text_only else {})
     return same_work(config, **work)
