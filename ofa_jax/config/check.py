@@ -146,6 +146,14 @@ def _model(config: RunConfig) -> Iterator[str]:
     yield from at_least("model.adapter_width", model.adapter_width, 0)
     if min(model.prompt_lens) < 0:
         yield f"model.prompt_lens: found {model.prompt_lens}, expected no negative length"
+    if model.attention == "pallas":
+        why = "because model.attention=pallas"
+        if any(model.prompt_lens):
+            yield f"model.prompt_lens: found {model.prompt_lens}, expected (0, 0), {why}, which does not know prompts"
+        if model.attention_dropout:
+            yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
+        if config.precision == "f64":
+            yield f"precision: found f64, expected bf16 or f32, {why}, whose softmax is in f32"
     if not resnet.blocks or min(resnet.blocks) < 1:
         yield f"model.resnet.blocks: found {resnet.blocks}, expected at least one stage with at least one block each"
     if len(resnet.strides) != len(resnet.blocks) or any(stride < 1 for stride in resnet.strides):

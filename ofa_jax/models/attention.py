@@ -1,13 +1,14 @@
 """Multi-head attention with OFA's position bias and head scale.
 
-`attention` has one reference and will have named faster implementations; `ModelConfig.attention` names the one that runs, and a
-name that cannot run is an error. All take the bias as a typed value (`position_bias.PositionBias`), so that an implementation may
-fold, tile or skip it.
+There is one reference and there are faster implementations, by name; `ModelConfig.attention` names the one that trains, and a name that
+cannot run is an error. Where nothing is random, in evaluation and generation, the reference runs: its programs are cut by XLA for any
+mesh. All take the bias as a typed value (`position_bias.PositionBias`), so that an implementation may make it where it is added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ def reference_attention(
     accum: np.dtype,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
+    keep: bool = True,
 ) -> jax.Array:
     """Returns softmax(q k^T + bias) v as [B, H, S, K] in v's dtype; the softmax is taken in `accum`.
 
@@ -43,7 +45,9 @@ def reference_attention(
       mask: bool [B, T], True = the key may be seen, or [B or 1, S, T] for each query by itself; None lets all be seen.
       causal: query i sees keys 0 .. T - S + i only: the last S keys are its own sequence, any before them a prompt.
       dropout_rate, key: dropout of the probabilities.
+      keep: whether the gradient may keep the probabilities; here they are kept unless the caller rematerialises.
     """
+    del keep
     probabilities = dropout(attention_probabilities(q, k, bias, mask, causal=causal, accum=accum), dropout_rate, key)
     return jnp.einsum("bhst,bhtk->bhsk", probabilities.astype(v.dtype), v)
 
@@ -63,7 +67,19 @@ def attention_probabilities(
 
 KeysValues = tuple[jax.Array, jax.Array]
 
-ATTENTION: dict[str, Callable[..., jax.Array]] = {"reference": reference_attention}
+
+def _pallas_attention(*arguments: Any, **options: Any) -> jax.Array:
+    from ofa_jax.models.attention_tpu import pallas_attention  # Pallas takes a second to import
+
+    return pallas_attention(*arguments, **options)
+
+
+ATTENTION: dict[str, Callable[..., jax.Array]] = {"reference": reference_attention, "pallas": _pallas_attention}
+
+
+def is_fused(name: str, key: jax.Array | None) -> bool:
+    """Returns whether the attention called `name` makes the bias itself; key: of its dropout, None where nothing is random."""
+    return key is not None and name == "pallas"
 
 
 class Attention(nnx.Module):
@@ -78,9 +94,11 @@ class Attention(nnx.Module):
         rate: float,
         std: float,
         kind: str,
+        keep: bool,
         policy: Policy,
         stack: int = 0,
     ):
+        """keep: whether the gradient may keep the probabilities, if it need not."""
         if kind not in ATTENTION:
             raise ValueError(f"model.attention: found {kind!r}, expected one of {sorted(ATTENTION)}")
         into, out = ("width", "heads"), ("heads", "width")
@@ -90,7 +108,7 @@ class Attention(nnx.Module):
         self.out = Linear(width, width, out, std=std, policy=policy, stack=stack)
         self.head_scale = parameter((num_heads,), ("heads",), value=1.0, policy=policy, stack=stack)
         self.num_heads, self.scale = num_heads, (width // num_heads * scale_factor) ** -0.5
-        self.kind, self.rate, self.accum = kind, rate, policy.accum
+        self.kind, self.keep, self.rate, self.accum = kind, keep, rate, policy.accum
 
     def split_heads(self, x: jax.Array) -> jax.Array:
         """x [B, S, D] -> [B, H, S, K]; feature h*K + k is head h."""
@@ -127,7 +145,9 @@ class Attention(nnx.Module):
             )
             bias = bias.behind(length)
             mask = None if mask is None else jnp.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(length, 0)], constant_values=True)
-        mixed = ATTENTION[self.kind](self.queries(x), k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key)
+        mixed = ATTENTION[self.kind if key is not None else "reference"](
+            self.queries(x), k, v, bias, mask, causal=causal, accum=self.accum, dropout_rate=self.rate, key=key, keep=self.keep
+        )
         mixed = mixed * self.head_scale[...].astype(mixed.dtype)[:, None, None]
         return self.out(mixed.swapaxes(1, 2).reshape(x.shape))
 

@@ -11,9 +11,11 @@ each other, so that what they share is read once and its gradient is summed in p
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +25,13 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
 
 from ofa_jax.models.attention import MASKED
-from ofa_jax.models.strips import Patches, Strips, round_up
+from ofa_jax.models.layers import ATTENDED
+from ofa_jax.models.position_bias import PositionBias
+from ofa_jax.models.strips import Patches, SampledRelative, Strips, round_up
 
-ATTENDED = "attended"  # the name of the output, and of what is kept for the gradient, in policies of `jax.checkpoint`
 _LANES, _SUBLANES = 128, 8  # of a register: heads are grouped to a multiple of its lanes
 _BITS = 7  # of a lane, so that a place p is the lane p & 127 of the register p >> 7; -1 is in none
 _MOST_HEADS = 2  # of a group: more would hold too much of their bias at once
@@ -49,6 +53,54 @@ class Arguments(NamedTuple):
     strips: jax.Array | None = None  # [H, num, length]: the bias of a grid, cut as `Settings.strips` says
     patches: Patches | None = None  # which cells of the grid the first queries and keys are
     mask: jax.Array | None = None  # bool [B, T] or [B or 1, S, T], True = may be seen
+
+
+def pallas_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: PositionBias,
+    mask: jax.Array | None,
+    *,
+    causal: bool,
+    accum: np.dtype,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+    keep: bool = False,
+) -> jax.Array:
+    """Returns softmax(q k^T + bias) v as [B, H, S, K] in v's dtype, as `attention.reference_attention` does and with its arguments.
+
+    keep: whether the probabilities are kept for the gradient. Heads that the mesh axis `tensor` splits stay split. Raises ValueError for
+    what the program does not do: dropout of probabilities, or a softmax in another dtype than f32.
+    """
+    if key is not None and dropout_rate:
+        raise ValueError(f"model.attention_dropout: found {dropout_rate} with model.attention=pallas, expected 0")
+    if accum != jnp.float32:
+        raise ValueError(f"model.attention: found pallas with a softmax in {accum}, expected one in float32 (precision bf16 or f32)")
+    dense, strips, patches, pieces = bias.relative, None, None, None
+    if isinstance(dense, SampledRelative):
+        strips, patches, pieces, dense = dense.strips, dense.patches, dense.cut, dense.beside(q.shape[2])
+    given = Arguments(q, k, v, bias.query, bias.key, dense, strips, patches, mask)
+    settings = Settings(causal=causal, strips=pieces, keep=keep, interpret=_STEP_BY_STEP.get())
+    if jax.sharding.get_abstract_mesh().shape.get("tensor", 1) == 1:
+        return fused_attention(given, settings)
+    heads = PartitionSpec(None, "tensor")
+    specs = Arguments(heads, heads, heads, heads, heads, heads, PartitionSpec("tensor"), PartitionSpec(), PartitionSpec())
+    run = functools.partial(fused_attention, settings=settings)
+    return jax.shard_map(run, in_specs=(specs,), out_specs=heads, axis_names={"tensor"}, check_vma=False)(given)
+
+
+@contextlib.contextmanager
+def step_by_step() -> Iterator[None]:
+    """Runs the programs that are traced inside as they are written, step by step, on any device: slow, for tests."""
+    before = _STEP_BY_STEP.set(True)
+    try:
+        yield
+    finally:
+        _STEP_BY_STEP.reset(before)
+
+
+_STEP_BY_STEP: contextvars.ContextVar[bool] = contextvars.ContextVar("step_by_step", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +241,8 @@ class _Plan:
         shapes, specs = [], []
         for name in made.values():
             shape = {"out": placed["q"].shape, "kept": self.shapes["kept"]}.get(name) or placed[name].shape
-            dtype = jnp.float32 if self.shared(name) or (name in _OF_KEYS and self.parts > 1) else self.dtype
+            wide = self.shared(name) or name == "dense" or (name in _OF_KEYS and self.parts > 1)
+            dtype = jnp.float32 if wide else self.dtype
             specs.append(self.spec(name, shape, summed=name in _OF_KEYS))
             shapes.append(jax.ShapeDtypeStruct((self.parts, *shape) if name in _OF_KEYS else shape, dtype))
         done = pl.pallas_call(

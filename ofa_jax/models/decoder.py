@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 
 from ofa_jax.config.schema import PAD_ID, ModelConfig
-from ofa_jax.models.attention import Attention, KeysValues, Prompt, attention_probabilities
+from ofa_jax.models.attention import Attention, KeysValues, Prompt, attention_probabilities, is_fused
 from ofa_jax.models.encoder import Encoded
 from ofa_jax.models.layers import (
     Adapter,
@@ -83,7 +83,7 @@ class DecoderLayer(nnx.Module):
         def attention() -> Attention:
             return Attention(
                 width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
-                kind=config.attention, policy=policy, stack=stack,
+                kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack,
             )  # fmt: skip
 
         self.self_norm, self.self_attention, self.self_out_norm = norm(), attention(), norm()
@@ -221,7 +221,8 @@ class Decoder(nnx.Module):
         input_key, layers_key = split_key(key, 2)
         prompt_key = None if key is None else fold_key(key, 2)
         x = dropout(self._norm_inputs(embedded, code_mask, code_rows), config.dropout, input_key)
-        self_bias, cross_bias = self._biases(encoded.positions, length, code_mask, code_rows)
+        dense = not is_fused(config.attention, layers_key)
+        self_bias, cross_bias = self._biases(encoded.positions, length, code_mask, code_rows, dense=dense)
         drop = config.decoder_drop_path_rate > 0
         self_mask = ids != PAD_ID
 
@@ -344,16 +345,17 @@ class Decoder(nnx.Module):
         return choose(code_mask, code_rows, lambda: self.text_norm(embedded), lambda: self.code_norm(embedded))
 
     def _biases(
-        self, encoder_positions: jax.Array, length: int, code_mask: jax.Array | None, code_rows: CodeRows
+        self, encoder_positions: jax.Array, length: int, code_mask: jax.Array | None, code_rows: CodeRows, *, dense: bool = True
     ) -> tuple[PositionBias, PositionBias]:
-        """Returns the absolute parts of self and cross attention for `length` decoder places."""
+        """Returns the absolute parts of self and cross attention for `length` decoder places; dense: as in `PositionProjection`."""
         positions = choose(
             code_mask,
             code_rows,
             lambda: self.positions.text_positions(length)[None],
             lambda: self.positions.code_positions(length)[None],
         )
-        return self.self_position_bias(positions, positions), self.cross_position_bias(positions, encoder_positions)
+        own = self.self_position_bias(positions, positions, dense=dense)
+        return own, self.cross_position_bias(positions, encoder_positions, dense=dense)
 
     def _prompts(self, num: int, key: jax.Array | None) -> KeysValues | None:
         return self.prompt(num, key=key) if self.config.prompt_lens[1] else None
@@ -389,4 +391,5 @@ def code_place_buckets(length: int, config: ModelConfig) -> np.ndarray:
 
 def _row(bias: PositionBias, place: jax.Array) -> PositionBias:
     """Returns the bias of one query place."""
+    assert bias.absolute is not None  # `start` made it
     return absolute_bias(lax.dynamic_slice_in_dim(bias.query, place, 1, 2), bias.key, bias.absolute.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ofa_jax.config.schema import ModelConfig
-from ofa_jax.models.attention import Attention, KeysValues, Prompt
+from ofa_jax.models.attention import Attention, KeysValues, Prompt, is_fused
 from ofa_jax.models.layers import (
     Adapter,
     Embedding,
@@ -35,6 +35,7 @@ from ofa_jax.models.position_bias import (
     token_relative,
 )
 from ofa_jax.models.precision import Policy
+from ofa_jax.models.strips import SampledRelative, cut, find_patches, grid_strips
 
 
 class Encoded(NamedTuple):
@@ -54,7 +55,7 @@ class EncoderLayer(nnx.Module):
         self.self_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.self_attention = Attention(
             width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
-            kind=config.attention, policy=policy, stack=stack,
+            kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack,
         )  # fmt: skip
         self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
@@ -146,20 +147,30 @@ class Encoder(nnx.Module):
             shared_text = jnp.broadcast_to(positions, (image_positions.shape[0], *positions.shape[1:]))
             positions = jnp.concatenate([image_positions, shared_text], 1)
         x = x * mask[..., None].astype(x.dtype)
-        bias = self.position_bias(positions, positions)
+        fused = is_fused(config.attention, layers_key)
+        bias = self.position_bias(positions, positions, dense=not fused)
         drop = config.encoder_drop_path_rate > 0
+        found = None
+        if patch_ids is not None and fused:
+            assert grid is not None
+            found = find_patches(patch_ids, cut(*grid))
+
+        def relative_of(layer: EncoderLayer) -> jax.Array | SampledRelative:
+            side, image = config.image_bucket_size, None
+            if found is not None and grid is not None:
+                text = token_relative(layer.token_relative[...], length, config)[None]
+                return SampledRelative(grid_strips(layer.image_relative[...], cut(*grid), side=side), found, text, cut(*grid))
+            if ids is not None:
+                image = ids_relative(layer.image_relative[...], ids, ids, side=side)
+            elif features is not None:
+                assert grid is not None
+                image = grid_relative(layer.image_relative[...], grid[0], grid[1], side=side)[None]
+            relative = join_blocks(image, token_relative(layer.token_relative[...], length, config)[None])
+            return relative if ids is None else relative.astype(x.dtype)  # one per sequence: the largest array of a layer
 
         def step(layer: EncoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array, KeysValues | None]):
             index, rate, prompt = xs
-            image = None
-            if ids is not None:
-                image = ids_relative(layer.image_relative[...], ids, ids, side=config.image_bucket_size)
-            elif features is not None:
-                assert grid is not None
-                image = grid_relative(layer.image_relative[...], grid[0], grid[1], side=config.image_bucket_size)[None]
-            relative = join_blocks(image, token_relative(layer.token_relative[...], length, config)[None])
-            if ids is not None:
-                relative = relative.astype(x.dtype)  # one per sequence: the largest array of a layer
+            relative = relative_of(layer)
             layer_key = None if layers_key is None else fold_key(layers_key, index)
             entered = x if keep_layers else None
             return layer(x, bias._replace(relative=relative), mask, prompt=prompt, drop_rate=rate, drop=drop, key=layer_key), entered

@@ -264,10 +264,12 @@ def drop_path_rates(rate: float, num_layers: int) -> np.ndarray:
     return np.linspace(0.0, rate, num_layers, dtype=np.float32)
 
 
+ATTENDED = "attended"  # the name, in policies of `jax.checkpoint`, of what a faster attention keeps for its gradient
 _SENT = jax.checkpoint_policies.save_only_these_names(layout.RECEIVED)
-_KEPT: dict[str, Any] = {
+_DEAR = jax.checkpoint_policies.save_only_these_names(layout.RECEIVED, ATTENDED)
+REMAT: dict[str, Any] = {  # what is kept, by `model.remat`
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _SENT),
+    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _DEAR),
     "full": _SENT,
 }
 
@@ -282,8 +284,8 @@ def run_layers(
       step: called with the module of one layer (no leading axis), the carry and that layer's slice of `xs`.
       xs: a pytree of arrays with leading axis `num` (or None).
       mode: "scan" (one compiled body) or "unroll" (the stack is indexed statically; faster on GPU and CPU).
-      remat: "none"; "dots" keeps only products without batch dimensions for the gradient; "full" keeps only the carry. Both keep what came
-        from other devices (`layout.received`), which is small and would be sent again.
+      remat: "none"; "dots" keeps only products without batch dimensions and what a faster attention asks for; "full" keeps only the carry.
+        Both keep what came from other devices (`layout.received`), which is small and would be sent again.
 
     Returns:
       The last carry and the stacked `y`s.
@@ -294,10 +296,10 @@ def run_layers(
         layer_params, x = slices
         return step(nnx.merge(graphdef, layer_params), carry, x)
 
-    if remat not in _KEPT:
-        raise ValueError(f"model.remat: found {remat!r}, expected one of {', '.join(_KEPT)}")
+    if remat not in REMAT:
+        raise ValueError(f"model.remat: found {remat!r}, expected one of {', '.join(REMAT)}")
     if remat != "none":
-        body = jax.checkpoint(body, policy=_KEPT[remat], prevent_cse=mode != "scan")
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=mode != "scan")
     if mode == "scan":
         return lax.scan(body, carry, (params, xs), length=num)
     if mode != "unroll":

@@ -10,7 +10,7 @@ gather is a scatter-add, which is slow everywhere.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from ofa_jax.config.schema import ModelConfig
 from ofa_jax.models.layers import Embedding, LayerNorm, Linear
 from ofa_jax.models.precision import Policy
 
+if TYPE_CHECKING:
+    from ofa_jax.models.strips import SampledRelative
+
 
 class PositionBias(NamedTuple):
     """The bias added to attention scores, kept in parts so that an implementation may fold or tile it.
@@ -30,14 +33,15 @@ class PositionBias(NamedTuple):
 
     query: jax.Array  # [B or 1, H, S, K], scaled position queries
     key: jax.Array  # [B or 1, H, T, K], position keys
-    absolute: jax.Array  # [B or 1, H, S, T]
-    relative: jax.Array | None = None  # [B or 1, H, S, T], of one layer
+    absolute: jax.Array | None  # [B or 1, H, S, T]; None for an implementation that makes it where it is added
+    relative: jax.Array | SampledRelative | None = None  # [B or 1, H, S, T], of one layer
 
     def dense(self, dtype: np.dtype) -> jax.Array:
         """Returns the whole bias as [B or 1, H, S, T]."""
-        if self.relative is None:
-            return self.absolute.astype(dtype)
-        return self.absolute.astype(dtype) + self.relative.astype(dtype)
+        absolute, relative = self._made()
+        if relative is None:
+            return absolute.astype(dtype)
+        return absolute.astype(dtype) + relative.astype(dtype)
 
     def at(self, query_places: jax.Array, key_places: jax.Array | None = None) -> PositionBias:
         """Returns the bias of queries and keys (None: all keys in order) that lie at these places, int [B or 1, S] and [B or 1, T]."""
@@ -53,8 +57,9 @@ class PositionBias(NamedTuple):
         def both(x: jax.Array) -> jax.Array:
             return pick(pick(x, 2, query_places), 3, key_places)
 
-        relative = None if self.relative is None else both(self.relative)
-        return PositionBias(pick(self.query, 2, query_places), pick(self.key, 2, key_places), both(self.absolute), relative)
+        absolute, relative = self._made()
+        relative = None if relative is None else both(relative)
+        return PositionBias(pick(self.query, 2, query_places), pick(self.key, 2, key_places), both(absolute), relative)
 
     def behind(self, length: int) -> PositionBias:
         """Returns the bias with `length` further keys in front that have none."""
@@ -62,7 +67,14 @@ class PositionBias(NamedTuple):
         def pad(x: jax.Array, axis: int) -> jax.Array:
             return jnp.pad(x, [(length, 0) if i == axis else (0, 0) for i in range(x.ndim)])
 
-        return PositionBias(self.query, pad(self.key, 2), pad(self.absolute, 3), None if self.relative is None else pad(self.relative, 3))
+        absolute, relative = self._made()
+        return PositionBias(self.query, pad(self.key, 2), pad(absolute, 3), None if relative is None else pad(relative, 3))
+
+    def _made(self) -> tuple[jax.Array, jax.Array | None]:
+        """Returns both parts, which an implementation that asked for less cannot have here."""
+        if self.absolute is None or not isinstance(self.relative, jax.Array | None):
+            raise TypeError("position bias: found parts that are not made, expected the bias of all pairs (model.attention=reference)")
+        return self.absolute, self.relative
 
 
 def absolute_bias(query: jax.Array, key: jax.Array, accum: np.dtype) -> PositionBias:
@@ -92,9 +104,10 @@ class PositionProjection(nnx.Module):
         """positions [B or 1, T, D] -> position keys [B or 1, H, T, K]."""
         return self._split(self.key(positions))
 
-    def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> PositionBias:
-        """Returns the absolute bias between positions [B or 1, S, D] and [B or 1, T, D]."""
-        return absolute_bias(self.queries(query_positions), self.keys(key_positions), self.accum)
+    def __call__(self, query_positions: jax.Array, key_positions: jax.Array, *, dense: bool = True) -> PositionBias:
+        """Returns the absolute bias between positions [B or 1, S, D] and [B or 1, T, D]; dense: of all pairs, or left to the attention."""
+        query, key = self.queries(query_positions), self.keys(key_positions)
+        return absolute_bias(query, key, self.accum) if dense else PositionBias(query, key, None)
 
     def _split(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)

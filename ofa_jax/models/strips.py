@@ -1,4 +1,4 @@
-"""The relative bias of a picture's grid in a form that matrix units can look up.
+"""The relative bias of a picture's grid in a form that TPUs can look up.
 
 The bias of a query's cell (r, c) to all cells (r', c') is a window of one table: T[r - r', c - c'], some 2,209 numbers a head for a grid of
 24 x 24, while a matrix with a row a cell has 331,776. Between the two lies the strip: one row for each row of the grid and each `block` of
@@ -13,6 +13,7 @@ So a bias is one product with one-hot rows that choose strips, and a window of e
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,22 @@ class Patches(NamedTuple):
 
     columns: jax.Array  # int32 [B, P to a multiple of 8, 2]: the strip of each patch, and its shift
     rows: jax.Array  # int32 [B, 2, N]: the place of each patch, and the patch of each place; N a multiple of 128
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["strips", "patches", "text"], meta_fields=["cut"])
+@dataclasses.dataclass(frozen=True)
+class SampledRelative:
+    """A layer's relative bias of sequences that see patches of their own, kept as what it is found by."""
+
+    strips: jax.Array  # [H, num, length]
+    patches: Patches
+    text: jax.Array  # [1, H, S, S], of the tokens behind the patches
+    cut: Strips
+
+    def beside(self, length: int) -> jax.Array:
+        """Returns the text's part as a bias of all [1, H, length, length], 0 beside it."""
+        before = length - self.text.shape[-1]
+        return jnp.pad(self.text, ((0, 0), (0, 0), (before, 0), (before, 0)))
 
 
 def find_patches(cells: jax.Array, strips: Strips) -> Patches:

@@ -133,6 +133,16 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
         check(override(nano, [(path, text)]))
 
 
+def test_what_the_program_for_tpus_does_not_do_is_refused(nano):
+    assert not list(problems(override(nano, [("model.attention", "pallas")])))
+    asked = [("model.attention", "pallas"), ("model.prompt_lens", "4,0"), ("model.attention_dropout", "0.1"), ("precision", "f64")]
+    because = "because model.attention=pallas"
+    found = " ".join(problems(override(nano, asked)))
+    assert f"model.prompt_lens: found (4, 0), expected (0, 0), {because}" in found
+    assert f"model.attention_dropout: found 0.1, expected 0, {because}" in found
+    assert f"precision: found f64, expected bf16 or f32, {because}" in found
+
+
 @pytest.mark.parametrize(
     ("overrides", "num_devices", "sentence"),
     [

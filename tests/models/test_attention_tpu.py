@@ -16,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from ofa_jax.config.hardware import parse_topology
 from ofa_jax.models.attention import reference_attention
 from ofa_jax.models.attention_tpu import Arguments, Settings, fused_attention
+from ofa_jax.models.layers import REMAT
 from ofa_jax.models.position_bias import absolute_bias, grid_relative, ids_relative, image_position_ids
 from ofa_jax.models.strips import Strips, cut, find_patches, grid_strips, round_up
 from ofa_jax.pods.devices import describe
@@ -182,6 +183,26 @@ def test_it_compiles_for_tpus(topology: str, keep: bool):
         text = jax.jit(grads).lower(*given).compile().as_text()
         assert text.count("attention_forward") and text.count("attention_backward"), case
         assert " gather(" not in text and " scatter(" not in text, case
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(("remat", "again"), [("none", False), ("dots", False), ("full", True)])
+def test_only_full_rematerialisation_computes_it_again(remat: str, again: bool):
+    case = CASES["text"]
+
+    def layer(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
+        values, cells, mask, _ = draw(case)
+        return x + jnp.sin(by_program(case, {**values, "q": x}, cells, mask, keep=remat != "full", interpret=False)), None
+
+    if remat != "none":
+        layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+    place = SingleDeviceSharding(describe(parse_topology("v5e:2x2"))[0])
+    x = jax.ShapeDtypeStruct((case.rows, case.heads, case.queries, case.width), jnp.float32, sharding=place)
+    loss = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(jax.lax.scan(layer, x, length=3)[0]))))
+    text = loss.lower(x).compile().as_text()
+    calls = [line for line in text.splitlines() if "custom-call(" in line and "tpu_custom_call" in line]
+    assert sum("attention_backward" in line for line in calls) == 1
+    assert sum("attention_forward" in line for line in calls) == 1 + again
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (5, 7), (14, 14), (24, 24), (20, 30)])
