@@ -154,6 +154,12 @@ def _model(config: RunConfig) -> Iterator[str]:
             yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
         if config.precision == "f64":
             yield f"precision: found f64, expected bf16 or f32, {why}, whose softmax is in f32"
+    if model.attention == "cudnn":
+        why = "because model.attention=cudnn"
+        if model.attention_dropout:
+            yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
+        if config.precision != "bf16":
+            yield f"precision: found {config.precision}, expected bf16, {why}"
     if not resnet.blocks or min(resnet.blocks) < 1:
         yield f"model.resnet.blocks: found {resnet.blocks}, expected at least one stage with at least one block each"
     if len(resnet.strides) != len(resnet.blocks) or any(stride < 1 for stride in resnet.strides):

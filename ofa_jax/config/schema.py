@@ -113,7 +113,7 @@ class ModelConfig:
     norm_group: int = 0  # consecutive images of a stream that share statistics; 0: the whole stream over all devices
     layers: Literal["scan", "unroll"] = "unroll"
     remat: Literal["none", "dots", "full"] = "none"
-    attention: Literal["reference", "pallas"] = "reference"  # of training; pallas: one program on TPUs (models/attention_tpu.py)
+    attention: Literal["reference", "cudnn", "pallas"] = "reference"  # of training; cudnn: on NVIDIA GPUs, pallas: on TPUs
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
 
     @property

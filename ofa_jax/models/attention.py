@@ -74,7 +74,15 @@ def _pallas_attention(*arguments: Any, **options: Any) -> jax.Array:
     return pallas_attention(*arguments, **options)
 
 
-ATTENTION: dict[str, Callable[..., jax.Array]] = {"reference": reference_attention, "pallas": _pallas_attention}
+def _cudnn_attention(*arguments: Any, **options: Any) -> jax.Array:
+    from ofa_jax.models.attention_cudnn import cudnn_attention
+
+    return cudnn_attention(*arguments, **options)
+
+
+ATTENTION: dict[str, Callable[..., jax.Array]] = {
+    "reference": reference_attention, "cudnn": _cudnn_attention, "pallas": _pallas_attention,
+}  # fmt: skip
 
 
 def is_fused(name: str, key: jax.Array | None) -> bool:

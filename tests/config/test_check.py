@@ -133,7 +133,7 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
         check(override(nano, [(path, text)]))
 
 
-def test_what_the_program_for_tpus_does_not_do_is_refused(nano):
+def test_what_pallas_does_not_do_is_refused(nano):
     assert not list(problems(override(nano, [("model.attention", "pallas")])))
     asked = [("model.attention", "pallas"), ("model.prompt_lens", "4,0"), ("model.attention_dropout", "0.1"), ("precision", "f64")]
     because = "because model.attention=pallas"
@@ -141,6 +141,13 @@ def test_what_the_program_for_tpus_does_not_do_is_refused(nano):
     assert f"model.prompt_lens: found (4, 0), expected (0, 0), {because}" in found
     assert f"model.attention_dropout: found 0.1, expected 0, {because}" in found
     assert f"precision: found f64, expected bf16 or f32, {because}" in found
+
+
+def test_what_cudnn_does_not_do_is_refused(nano):
+    assert not list(problems(override(nano, [("model.attention", "cudnn"), ("precision", "bf16")])))
+    found = " ".join(problems(override(nano, [("model.attention", "cudnn"), ("model.attention_dropout", "0.1")])))
+    assert "model.attention_dropout: found 0.1, expected 0, because model.attention=cudnn" in found
+    assert "precision: found f32, expected bf16, because model.attention=cudnn" in found
 
 
 @pytest.mark.parametrize(

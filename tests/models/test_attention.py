@@ -1,4 +1,4 @@
-"""The fused attention of TPUs against the reference: run step by step here, and compiled for TPUs where libtpu is installed."""
+"""Faster attentions against the reference: that of TPUs run step by step here, and compiled for TPUs where libtpu is installed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from jax.sharding import SingleDeviceSharding
 
 from ofa_jax.config.hardware import parse_topology
 from ofa_jax.models.attention import reference_attention
+from ofa_jax.models.attention_cudnn import cudnn_attention
 from ofa_jax.models.attention_tpu import Arguments, Settings, fused_attention
 from ofa_jax.models.layers import REMAT
-from ofa_jax.models.position_bias import absolute_bias, grid_relative, ids_relative, image_position_ids
+from ofa_jax.models.position_bias import PositionBias, absolute_bias, grid_relative, ids_relative, image_position_ids
 from ofa_jax.models.strips import Strips, cut, find_patches, grid_strips, round_up
 from ofa_jax.pods.devices import describe
 
@@ -87,16 +88,18 @@ def draw(case: Case, dtype: Any = jnp.float32) -> tuple[dict[str, jax.Array], ja
     return values, cells, mask, normal(case.rows, case.heads, case.queries, case.width).astype(dtype)
 
 
-def by_reference(case: Case, values: dict[str, jax.Array], cells: jax.Array | None, mask: jax.Array | None) -> jax.Array:
+def whole_bias(case: Case, values: dict[str, jax.Array], cells: jax.Array | None) -> PositionBias:
     relative = values.get("dense", jnp.zeros((1, case.heads, case.queries, case.keys)))
     if cells is not None and case.grid:
         ids = jnp.asarray(image_position_ids(*case.grid, side=SIDE))[cells]
         beside = ((0, 0), (0, 0), (0, case.queries - case.patches), (0, case.keys - case.patches))
         relative = relative + jnp.pad(ids_relative(values["table"], ids, ids, side=SIDE), beside)
-    bias = absolute_bias(values["q_place"], values["k_place"], np.dtype(np.float32))
-    return reference_attention(
-        values["q"], values["k"], values["v"], bias._replace(relative=relative), mask, causal=case.causal, accum=np.dtype(np.float32)
-    )
+    return absolute_bias(values["q_place"], values["k_place"], np.dtype(np.float32))._replace(relative=relative)
+
+
+def by_reference(case: Case, values: dict[str, jax.Array], cells: jax.Array | None, mask: jax.Array | None) -> jax.Array:
+    options = {"causal": case.causal, "accum": np.dtype(np.float32)}
+    return reference_attention(values["q"], values["k"], values["v"], whole_bias(case, values, cells), mask, **options)
 
 
 def by_program(
@@ -109,6 +112,13 @@ def by_program(
         strips, patches = grid_strips(table, case.strips, side=SIDE), find_patches(cells, case.strips)
     settings = Settings(causal=case.causal, strips=case.strips, keep=keep, interpret=interpret)
     return fused_attention(Arguments(**values, strips=strips, patches=patches, mask=mask), settings)
+
+
+def by_cudnn(
+    case: Case, values: dict[str, jax.Array], cells: jax.Array | None, mask: jax.Array | None, *, implementation: Any = "cudnn"
+) -> jax.Array:
+    options = {"causal": case.causal, "accum": np.dtype(np.float32), "implementation": implementation}
+    return cudnn_attention(values["q"], values["k"], values["v"], whole_bias(case, values, cells), mask, **options)
 
 
 def run(attention: Any, case: Case, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
@@ -146,6 +156,14 @@ def test_in_bf16_it_errs_no_more_than_the_reference(name: str, keep: bool):
     ours = distance(run(functools.partial(by_program, keep=keep), case, jnp.bfloat16), exact)
     theirs = distance(run(by_reference, case, jnp.bfloat16), exact)
     assert {name: error for name, error in ours.items() if error > 1.5 * theirs[name]} == {}, (ours, theirs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_cudnn_is_asked_for_is_the_references(name: str):
+    """By JAX's plain implementation of the same call; cuDNN's own is measured where there is a GPU."""
+    case = CASES[name]
+    found = distance(run(functools.partial(by_cudnn, implementation="xla"), case), run(by_reference, case))
+    assert max(found.values()) < 2e-6, found
 
 
 @pytest.mark.parametrize("name", ["sampled patches", "more queries than are held at once"])
