@@ -1,5 +1,5 @@
-"""Measures rates: `python launch/bench.py train [--peer=PYTHON] ...`, `decode FOLDER [--peer=PYTHON] ...`, `data`, `codes`, `save` or
-`tokenizer`.
+"""Measures rates: `python launch/bench.py train [--peer=PYTHON] ...`, `decode FOLDER [--peer=PYTHON] ...`, `data`, `codes`, `save`,
+`start-up` or `tokenizer`.
 
 train: the training step of a size on noise: its operations and their share of the device's peak, published and measured, memory, compile
 time; with --peer, an environment with PyPI's modelscope (tests/parity/modelscope_ofa.py says how), PyTorch's OFA on the same work in the
@@ -10,6 +10,8 @@ decode: beam search of captions with the weights of an exported HF-style folder;
 modelscope (tests/parity/modelscope_ofa.py says how), beside that package's own generator in the same run, tokens compared.
 codes [--image-px=256] [--rows=8]: pictures a second that the f=8 VQGAN of 8,192 codes encodes, with drawn weights, in f32 and bf16.
 save [--config=configs/ofa_base.py] [--rows=2]: how long the loop stands still for a save, and how many steps are made during it.
+start-up [--config=configs/ofa_tiny.py:debug]: from the command to the end of the first step, part by part, with an empty cache of compiled
+programs and with a full one.
 data: rows of captions made on one core, beside decoding and resizing alone; with --peer, an environment with torch, Pillow and OpenCV,
 beside a torch DataLoader with OFA's transforms; with --sizes, what decoding large pictures at a smaller size gains and costs.
 """
@@ -44,12 +46,15 @@ def main(argv: list[str]) -> int:
     for name, choices in (
         ("protocol", ("same-work", "pretraining")), ("precision", ("bf16", "f32")), ("norm", ("batch", "frozen")),
         ("layers", ("unroll", "scan")), ("remat", ("none", "dots", "full")), ("convolution", ("xla", "matmul")),
+        ("attention", ("reference", "cudnn", "pallas")),
     ):  # fmt: skip
         train.add_argument(f"--{name}", choices=choices, default=choices[0])
     codes = commands.add_parser("codes")
     save = commands.add_parser("save")
     save.add_argument("--config", default="configs/ofa_base.py")
     save.add_argument("--folder", type=Path, help="where checkpoints are written; default: the folder of temporary files")
+    start_up = commands.add_parser("start-up")
+    start_up.add_argument("--config", default="configs/ofa_tiny.py:debug")
     data = commands.add_parser("data")
     data.add_argument("--peer", default="", help="the Python of an environment with torch, Pillow and OpenCV")
     data.add_argument("--sizes", action="store_true", help="time large pictures too")
@@ -65,6 +70,7 @@ def main(argv: list[str]) -> int:
     flags = parser.parse_args(argv[1:])
     measure = {
         "tokenizer": tokenizer_rate, "decode": decode_rate, "codes": code_rate, "save": save_times, "data": data_rate, "train": train_rate,
+        "start-up": start_times,
     }  # fmt: skip
     try:
         print(measure[flags.command](flags))
@@ -90,6 +96,13 @@ def save_times(flags: argparse.Namespace) -> str:
 
     config = read_config(flags.config)
     return time_saves(config, rows=flags.rows, saves=flags.repeats, folder=flags.folder).line(config.name)
+
+
+def start_times(flags: argparse.Namespace) -> str:
+    """Returns lines that say how long two starts of a run take."""
+    from ofa_jax.bench.startup import report
+
+    return report(flags.config)
 
 
 def data_rate(flags: argparse.Namespace) -> str:

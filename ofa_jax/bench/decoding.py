@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from ofa_jax.config.errors import UserError
+from ofa_jax.bench.peer import call_peer
 from ofa_jax.convert.state_files import read_state
 from ofa_jax.convert.transfer import read_model
 from ofa_jax.convert.weights import from_state
 from ofa_jax.decode.bench import compare, time_beam_search
 from ofa_jax.decode.rules import DecodeConfig
-
-_SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "parity" / "modelscope_decode.py"
 
 
 def report(flags: argparse.Namespace) -> str:
@@ -48,10 +45,6 @@ def _peer_times(flags: argparse.Namespace, source_ids: np.ndarray, images: np.nd
         given, out = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         pixels = (images.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
         np.savez(given, src_tokens=source_ids.astype(np.int64), patch_images=pixels)
-        command = [flags.peer, str(_SCRIPT), str(flags.folder), str(given), str(out), json.dumps(setting)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-            raise UserError(f"--peer: {flags.peer} ended with {done.returncode}: {said}")
+        call_peer(flags.peer, "modelscope_decode.py", [str(flags.folder), str(given), str(out), json.dumps(setting)])
         with np.load(out) as stored:
             return dict(stored)

@@ -97,7 +97,7 @@ def _rate(flops: float) -> str:
 def time_step(config: RunConfig, *, steps: int) -> StepTimes:
     """Returns the times of `steps` training steps of `config` on a batch of noise, after two that warm up, each waited for.
 
-    A step's time is that of a run of four, by four, where they are short: a wait a step is what a training loop does not do.
+    A step's time is that of a run of `group_of(steps)`, by as many: a wait a step is what a training loop does not do.
     Raises `UserError` where the devices cannot share the rows.
     """
     mesh = make_mesh(config.mesh)
@@ -121,7 +121,7 @@ def time_step(config: RunConfig, *, steps: int) -> StepTimes:
 
     first_s = run(1)
     run(1)
-    group = 4 if steps >= 8 else 1
+    group = group_of(steps)
     times = tuple(run(group) for _ in range(-(-steps // group)))
     devices = list(mesh.devices.flat)
     hardware = hardware_of(devices[0].device_kind)
@@ -141,11 +141,16 @@ def time_step(config: RunConfig, *, steps: int) -> StepTimes:
         step_s=times,
         operations=dict(step_operations(config)),
         matmul_flops=matmul_flops(policy(config.precision).compute),
-        published_flops=(hardware and hardware.bf16_flops) or None,
+        published_flops=(hardware and config.precision == "bf16" and hardware.bf16_flops) or None,
         program_bytes=int(memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes),
         peak_bytes=high_water(devices).get("memory/device_peak_bytes"),
         accessed_bytes=cost.get("bytes accessed"),
     )
+
+
+def group_of(steps: int) -> int:
+    """Returns how many steps are timed together when so many are; other programs beside this one do the same."""
+    return 4 if steps >= 8 else 1
 
 
 def matmul_flops(dtype: np.dtype, *, repeats: int = 5) -> float:

@@ -11,10 +11,11 @@ from typing import Any
 
 from ofa_jax.bench.peer import run_peer
 from ofa_jax.bench.protocols import pretraining_step, same_work
-from ofa_jax.bench.steps import StepTimes, time_step
+from ofa_jax.bench.steps import StepTimes, group_of, time_step
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import RunConfig
+from ofa_jax.config.sizes import SIZES
 from ofa_jax.convert.huggingface import config_json
 from ofa_jax.models.operations import sequences_a_row
 
@@ -42,10 +43,13 @@ def report(flags: argparse.Namespace) -> str:
 
 
 def _config(flags: argparse.Namespace) -> RunConfig:
+    sizes = sorted(path.stem.removeprefix("ofa_") for path in _CONFIGS.glob("ofa_*.py") if path.stem.removeprefix("ofa_") in SIZES)
+    if flags.size not in sizes:
+        raise ConfigError(f"--size: found {flags.size}, expected one of {', '.join(sizes)}")
     config = read_config(str(_CONFIGS / f"ofa_{flags.size}.py"))
-    if not isinstance(config, RunConfig):
-        raise ConfigError(f"--size: found {flags.size}, expected one that has a run of the model")
-    model = dataclasses.replace(config.model, image_norm=flags.norm, layers=flags.layers, remat=flags.remat, convolution=flags.convolution)
+    assert isinstance(config, RunConfig)
+    chosen = {name: getattr(flags, name) for name in ("layers", "remat", "convolution", "attention")}
+    model = dataclasses.replace(config.model, image_norm=flags.norm, **chosen)
     config = dataclasses.replace(config, model=model, precision=flags.precision)
     if flags.protocol == "pretraining":
         return pretraining_step(config, parts=flags.parts)
@@ -73,6 +77,7 @@ def _setting(flags: argparse.Namespace, config: RunConfig, *, tuned: bool) -> di
         "precision": config.precision,
         "image_norm": config.model.image_norm,
         "steps": flags.steps,
+        "group": group_of(flags.steps),
         "tuned": tuned,
         "learning_rate": optimizer.learning_rate,
         "betas": [optimizer.beta1, optimizer.beta2],

@@ -54,6 +54,12 @@ def test_a_step_is_timed_with_its_operations_and_peak(tmp_path: Path):
     assert "sequences/s" in done.stdout and "measured on a product" in done.stdout
 
 
+def test_a_size_that_is_not_there_is_named_with_those_that_are():
+    command = [sys.executable, str(ROOT / "launch" / "bench.py"), "train", "--size=giant"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "--size: found giant, expected one of base, huge, large, medium, tiny" in done.stderr
+
+
 def test_a_mistake_is_one_sentence():
     command = [sys.executable, str(ROOT / "launch" / "bench.py"), "train", "--protocol=pretraining", "--parts=7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
