@@ -174,6 +174,7 @@ def test_nothing_is_left_unwritten_and_nothing_unwritten_is_read(name: str):
     assert max(distance(found, run(by_reference, case)).values()) < 2e-6
 
 
+@pytest.mark.full
 @pytest.mark.tpu
 @pytest.mark.parametrize("keep", [False, True], ids=["computed again", "kept"])
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
@@ -203,6 +204,7 @@ def test_it_compiles_for_tpus(topology: str, keep: bool):
         assert " gather(" not in text and " scatter(" not in text, case
 
 
+@pytest.mark.full
 @pytest.mark.tpu
 @pytest.mark.parametrize(("remat", "again"), [("none", False), ("dots", False), ("full", True)])
 def test_only_full_rematerialisation_computes_it_again(remat: str, again: bool):
