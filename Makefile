@@ -103,7 +103,7 @@ test: $(VENV)/.made
 test-full: $(VENV)/.made $(TPU_VENV)/.made $(SERVE_VENV)/.made
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist=loadfile --no-loadscope-reorder -m "not serve and not tpu"
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(VENV)/bin/python -m pytest -q -m "one_device and not serve"
-	$(TEST_ENV) $(TPU_VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) tests/pods/test_compile.py tests/pods/test_grid.py tests/pods/test_real_sizes.py tests/models/test_attention.py
+	$(TEST_ENV) $(TPU_VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) tests/pods/test_compile.py tests/pods/test_grid.py tests/pods/test_real_sizes.py tests/pods/test_cycles.py tests/models/test_attention.py
 	$(TEST_ENV) OFA_TEST_DEVICES=1 $(SERVE_VENV)/bin/python -m pytest -q -m serve
 
 # The same command goes on where it was stopped; runs/faults has the journal and everything that the runs printed.

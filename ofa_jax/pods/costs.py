@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from ofa_jax.pods.hlo import Array, Computation, Instruction, Program
 
 # These move nothing: they name what is there, or wait for what was counted where it began.
-_FREE = frozenset(
+FREE = frozenset(
     [
         "parameter",
         "constant",
@@ -64,7 +64,7 @@ def costs(program: Program, *, skip: tuple[str, ...] = ()) -> list[Cost]:
     counter = _Counter(program)
     found = []
     for computation, one, turns in program.executed():
-        if one.opcode in _FREE or one.opcode.removesuffix("-start").removesuffix("-done") in skip:
+        if one.opcode in FREE or one.opcode.removesuffix("-start").removesuffix("-done") in skip:
             continue
         operations, num_bytes = counter.operations(computation, one), counter.num_bytes(computation, one)
         if operations or num_bytes:
