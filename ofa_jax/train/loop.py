@@ -31,7 +31,7 @@ from ofa_jax.config.schema import AnyRun
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
-from ofa_jax.parallel.mesh import check_rows, make_mesh
+from ofa_jax.parallel.mesh import batch_sharding, check_rows, make_mesh
 from ofa_jax.train.guard import BadStep, BadSteps, bad_step, describe_rewind, too_many
 from ofa_jax.train.hooks import Hook
 from ofa_jax.train.interval import Interval
@@ -39,7 +39,7 @@ from ofa_jax.train.objective import make_objective
 from ofa_jax.train.saving import CheckpointEvents, Saving
 from ofa_jax.train.start import restore_state, start_state
 from ofa_jax.train.state import TrainState, abstract_state
-from ofa_jax.train.step import StepMetrics, make_train_step, num_compilations, put_batch
+from ofa_jax.train.step import StepMetrics, abstract_blocks, make_train_step, put_batch
 
 
 class BatchIterator(Protocol):
@@ -143,7 +143,8 @@ class _Run:
         self.config, self.mesh, self.saving, self.manager = config, mesh, saving, saving.manager
         self.hooks, self.stop, self.bad_steps = hooks, stop, bad_steps
         self.objective = make_objective(config)
-        self.train_step = make_train_step(config, mesh, num_tasks=len(task_names))
+        self.num_tasks = len(task_names)
+        self.compiled: Any = None  # the training step, which refuses shapes and placements that are not those it was compiled for
         self.interval = Interval(task_names)
         self.step = 0  # updates known to be made
         self.data_step = 0  # batches drawn
@@ -191,15 +192,19 @@ class _Run:
                     break
                 if batches is None:
                     batches = pipeline.iterate(self.data_step)
-                    if turn == 1:
+                    if self.compiled is None:
                         _say("compiling the training step")
+                        self._enter(step, "compile")
+                        lowered = self._trace(state)  # while other processes make the first batch
                 self._enter(step, "data")
                 batch = next(batches)
-                self._enter(step, "compile" if turn == 1 else "step")
+                self._enter(step, "compile" if self.compiled is None else "step")
                 blocks = self._put(batch)
+                if self.compiled is None:
+                    self.compiled = lowered.compile()
                 # Any transfer that is not asked for by name would be a hidden wait for the device.
                 with jax.transfer_guard("disallow"):
-                    state, metrics = self.train_step(state, blocks)
+                    state, metrics = self.compiled(state, blocks)
                 self.data_step = batch.data_step + 1
                 self._read()
                 self.unread = (batch, metrics)
@@ -212,6 +217,11 @@ class _Run:
         if stopped:
             _say(f"stopped by a signal at step {step} and saved; the same command goes on")
         return TrainResult(state, step, stopped)
+
+    def _trace(self, state: TrainState) -> Any:
+        """Returns the training step traced for the config's shapes, to be compiled: what the host does alone of it."""
+        step: Any = make_train_step(self.config, self.mesh, num_tasks=self.num_tasks)
+        return step.lower(state, abstract_blocks(self.config, batch_sharding(self.mesh)))
 
     def _believed(self) -> int:
         """Updates made, if the one under way is not skipped."""
@@ -308,10 +318,6 @@ class _Run:
         self.interval.add(metrics)
         step = self.step = int(metrics.step)
         if step % self.config.log_every == 0 or step == self.config.steps:
-            programs = num_compilations(self.train_step)
-            if programs != 1:
-                found = f"the training step was compiled {programs} times by step {step}"
-                raise RuntimeError(f"{found}, expected once: shapes or placements changed")
             record = {"step": step, "data_step": batch.data_step, **self.interval.record(steps_left=self.config.steps - step)}
             record |= self.saving.numbers()
             for hook in self.hooks:
