@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 
 from ofa_jax.config.check import check
+from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.hardware import Hardware, hardware_of, load_suited
-from ofa_jax.config.schema import AnyRun
+from ofa_jax.config.schema import AnyRun, RunConfig
 from ofa_jax.parallel import hosts
 
 
@@ -24,4 +25,15 @@ def load_here(argv: Sequence[str], *, chip: Hardware | None = None, num_devices:
         print(said, flush=True)
     if checked:
         check(config, num_devices=num_devices or jax.device_count())
+        _check_attention(config, chip.platform if chip else jax.devices()[0].platform)
     return config
+
+
+def _check_attention(config: AnyRun, platform: str) -> None:
+    """Raises ConfigError for an attention that is made for other devices."""
+    if not isinstance(config, RunConfig):
+        return
+    wanted = {"pallas": "tpu", "cudnn": "gpu"}.get(config.model.attention, platform)
+    if wanted != platform:
+        found = f"model.attention: found {config.model.attention} on devices of platform {platform}"
+        raise ConfigError(f"{found}, expected reference, or devices of platform {wanted}")
