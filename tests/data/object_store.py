@@ -77,9 +77,11 @@ class ObjectStore:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.most_at_once = 0  # requests that were under way together
+        self.gather = 0  # the first answers wait until so many requests are under way together, at most half a minute
         self._objects: dict[str, dict[str, _Stored]] = {}
         self._uploads: dict[str, tuple[str, str, str, dict[str, str], bytearray]] = {}
         self._lock = threading.RLock()
+        self._gathered = threading.Event()
         self._under_way = 0
         self._numbers = itertools.count(int(time.time() * 1e6))
         self._server = _Server(("127.0.0.1", 0), self)
@@ -188,6 +190,8 @@ class ObjectStore:
             self.requests.append(request)
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
+            if self._under_way >= self.gather:
+                self._gathered.set()
             happens = Fault(stall_s=self.latency_s)
             for fault in self.faults:
                 if fault.of not in request.place or (fault.media and not request.media):
@@ -198,6 +202,7 @@ class ObjectStore:
                     happens.status = happens.status or fault.status
                     happens.reset = happens.reset or fault.reset
                     happens.stall_s += fault.stall_s
+        self._gathered.wait(30)
         return happens
 
     def end(self) -> None:
