@@ -62,6 +62,7 @@ def collectives(program: Program, mesh: Mapping[str, int], *, slices: int = 1) -
     """
     found: dict[str, Collective] = {}
     inside = mesh_of_slice(mesh, slices)
+    callers = _callers(program) if slices > 1 else None
     for computation, one, turns in _deep(program):
         if one.opcode == "send" and (exchanged := _EXCHANGED.search(one.attributes)):
             array, kind = one.arrays[0], exchanged[1].lower().replace("_", "-")
@@ -77,7 +78,7 @@ def collectives(program: Program, mesh: Mapping[str, int], *, slices: int = 1) -
         key = chain[0] if chain else f"{computation.name} {one.name}"
         if key in found and found[key].turns >= turns:
             continue
-        dtype, num_bytes = _moved(kind, one, computation)
+        dtype, num_bytes = _moved(kind, one, computation, callers)
         found[key] = Collective(kind, _axes(groups, inside), len(groups[0]), num_bytes, turns, one.scope, dtype)
     return list(found.values())
 
@@ -100,10 +101,41 @@ def _inside(program: Program, name: str, turns: float) -> Iterable[tuple[Computa
                 yield from _inside(program, called, turns)
 
 
-def _moved(kind: str, one: Instruction, computation: Computation) -> tuple[str, int]:
-    """Returns (dtype, bytes) of a collective, as the module says."""
+_Callers = Mapping[str, tuple[Computation, Instruction]]
+
+
+def _callers(program: Program) -> _Callers:
+    """Returns the fusion that each computation is the inside of, with the computation where it stands."""
+    return {
+        called: (computation, one)
+        for computation in program.computations.values()
+        for one in computation.instructions.values()
+        if one.opcode == "fusion"
+        for called in one.called().values()
+    }
+
+
+def _unpadded(one: Instruction, computation: Computation, callers: _Callers) -> int:
+    """Returns the bytes of what is summed without padding: sums over slices are cut in parts for their hosts, for which libtpu looks at an
+    array as its tiles (a bitcast), those that a layout only pads included ("ZeroCrop"), and adds tiles until the parts are equal."""
+    smallest = sum(array.num_bytes for array in one.arrays)
+    while True:
+        if one.opcode in ("bitcast", "pad") or (one.opcode == "custom-call" and '"ZeroCrop"' in one.attributes):
+            one = computation.instructions[one.operands[0]]
+        elif one.opcode == "parameter" and computation.name in callers:
+            place, (computation, caller) = int(one.constant), callers[computation.name]
+            one = computation.instructions[caller.operands[place]]
+        else:
+            return smallest
+        smallest = min(smallest, sum(array.num_bytes for array in one.arrays))
+
+
+def _moved(kind: str, one: Instruction, computation: Computation, callers: _Callers | None) -> tuple[str, int]:
+    """Returns (dtype, bytes) of a collective, as the module says. callers: of a program of several slices, else None."""
     operands = [array for name in one.operands for array in computation.instructions[name].arrays]
     sent = sum(array.num_bytes for array in operands)
+    if callers is not None and kind == "all-reduce":
+        return operands[0].dtype, sum(_unpadded(computation.instructions[name], computation, callers) for name in one.operands)
     if kind == "reduce-scatter":
         return operands[0].dtype, sent
     if one.opcode.endswith("-start"):  # its shape holds operands and results

@@ -148,6 +148,36 @@ def test_slices_exchange_what_their_chips_hand_to_hosts():
     assert found["all-reduce", (SLICES,)].total_bytes == 4 * 128 * 4 and found["all-gather", ("data",)].total_bytes == 8 * 128 * 4
 
 
+TILES = """HloModule jit_step
+%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %s = f32[] add(%x, %y)
+}
+%all-reduce-scatter (input_0: f32[48,8,128], input_1: f32[32,8,128]) -> f32[64,8,128] {
+  %input_0 = f32[48,8,128]{2,1,0:T(8,128)} parameter(0)
+  %zero = f32[] constant(0)
+  %more = f32[64,8,128]{2,1,0:T(8,128)} pad(%input_0, %zero), padding=0_16x0_0x0_0
+  %input_1 = f32[32,8,128]{2,1,0:T(8,128)} parameter(1)
+  %both = (f32[64,8,128], f32[32,8,128]) all-reduce(%more, %input_1), replica_groups={{0,2},{1,3}}, to_apply=%sum
+  ROOT %first = f32[64,8,128]{2,1,0:T(8,128)} get-tuple-element(%both), index=0
+}
+ENTRY %main (a: f32[1026,16], b: f32[256,128]) -> f32[64,8,128] {
+  %a = f32[1026,16]{0,1:T(8,128)} parameter(0)
+  %wide = f32[1152,16]{0,1:T(8,128)} custom-call(%a), custom_call_target="ZeroCrop"
+  %tiles = f32[48,8,128]{2,1,0:T(8,128)} bitcast(%wide)
+  %b = f32[256,128]{1,0:T(8,128)} parameter(1)
+  %whole = f32[32,8,128]{2,1,0:T(8,128)} bitcast(%b)
+  ROOT %f = f32[64,8,128]{2,1,0:T(8,128)} fusion(%tiles, %whole), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_sums_of_several_slices_count_no_tile_that_only_pads():
+    [one] = collectives(parse(TILES), {"data": 4, "fsdp": 2}, slices=2)
+    assert (one.kind, one.axes, one.num_bytes) == ("all-reduce", ("data",), 4 * (1026 * 16 + 256 * 128))
+
+
 def test_a_collective_in_a_loop_counts_every_turn(mesh):
     def place(*spec):
         return NamedSharding(mesh, PartitionSpec(*spec))
