@@ -14,6 +14,7 @@ HARDWARE = Hardware(
     memory_bytes=32 * 2**30,
     usable_bytes=30.75 * 2**30,
     memory_rate=1_200e9,
+    clock_hz=1.05e9,
     link_rate=45e9,
     host_chips=4,
     # A host's cores and memory are not checked against the page; nothing but the share of cores in use rests on them.
@@ -32,6 +33,7 @@ HARDWARE = Hardware(
     sources={
         "bf16_flops": _DOC,
         "memory_bytes": _DOC,
+        "clock_hz": "bf16_flops over 2 cores of 4 units of 128 x 128, a multiply-add each a cycle",
         "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
         "memory_rate": _DOC,
         "link_rate": _BOOK,

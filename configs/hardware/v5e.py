@@ -13,6 +13,7 @@ HARDWARE = Hardware(
     memory_bytes=16 * 2**30,
     usable_bytes=15.75 * 2**30,
     memory_rate=819e9,
+    clock_hz=1.5e9,
     link_rate=50e9,  # 400 GB/s of a chip, over 4 links in two directions
     host_chips=4,
     host_cores=112,
@@ -27,6 +28,7 @@ HARDWARE = Hardware(
     sources={
         "bf16_flops": _DOC,
         "memory_bytes": _DOC,
+        "clock_hz": "bf16_flops over 4 units of 128 x 128, a multiply-add each a cycle",
         "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
         "memory_rate": _DOC,
         "link_rate": _DOC,

@@ -13,6 +13,7 @@ HARDWARE = Hardware(
     memory_bytes=95 * 2**30,
     usable_bytes=95.73 * 2**30,
     memory_rate=2_765e9,
+    clock_hz=1.75e9,
     link_rate=100e9,  # 1,200 GB/s of a chip, over 6 links in two directions
     host_chips=4,
     host_cores=208,
@@ -29,5 +30,8 @@ HARDWARE = Hardware(
     sources=dict.fromkeys(
         ("bf16_flops", "memory_bytes", "memory_rate", "link_rate", "host_network_rate", "host_cores", "host_memory_bytes", "shapes"), _DOC
     )
-    | {"usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large"},
+    | {
+        "clock_hz": "bf16_flops over 2 cores of 4 units of 128 x 128, a multiply-add each a cycle",
+        "usable_bytes": "what libtpu 0.0.48.1 says to a program that is too large",
+    },
 )  # fmt: skip

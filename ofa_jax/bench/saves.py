@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 import tempfile
@@ -13,6 +14,7 @@ import jax
 
 from ofa_jax.bench.noise import noise_batch
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.state import init_state
@@ -39,6 +41,12 @@ class SaveTimes:
             for blocked, took, steps, beside in saves
         )
         return f"save: {name}, {self.state_bytes / 1e9:.2f} GB on {self.device}, {self.step_s:.2f} s a step without a save: {during}"
+
+
+def report(flags: argparse.Namespace) -> str:
+    """Returns a line that says how long a save stops training (`launch/bench.py save`)."""
+    config = read_config(flags.config)
+    return time_saves(config, rows=flags.rows, saves=flags.repeats, folder=flags.folder).line(config.name)
 
 
 def time_saves(config: AnyRun, *, rows: int, saves: int, folder: Path | None = None) -> SaveTimes:

@@ -5,6 +5,7 @@ The real command is run for one step, in a folder that is deleted afterwards; it
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import subprocess
@@ -46,16 +47,23 @@ class StartTimes:
         return [f"start-up, {self.name}: first step after {self.first_step_s:.2f} s", *parts]
 
 
-def report(config: str) -> str:
-    """Returns what two starts of the config `config` took, as lines: the second finds the first's programs.
+def report(flags: argparse.Namespace) -> str:
+    """Returns what two starts of the config `flags.config` took, as lines: the second finds the first's programs.
 
     Raises `UserError` where the run fails, with its last line.
     """
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ofa_jax-") as folder:
         for name in ("nothing compiled", "programs in the cache"):
-            lines += time_start(config, name, workdir=Path(folder) / name.replace(" ", "_"), cache=Path(folder) / "cache").lines()
+            lines += time_start(flags.config, name, workdir=Path(folder) / name.replace(" ", "_"), cache=Path(folder) / "cache").lines()
     return "\n".join(lines)
+
+
+def train_command(config: str, *, workdir: Path, steps: int) -> list[str]:
+    """Returns the command of a run of `steps` steps below `workdir` that trains and does nothing else."""
+    command = [sys.executable, "-u", str(_TRAIN), f"--config={config}", f"--config.workdir={workdir}/{{name}}"]
+    command += [f"--config.steps={steps}", "--config.eval.every_steps=0"]
+    return command + (["--config.eval.loss_every_steps=0"] if isinstance(read_config(config), RunConfig) else [])
 
 
 def time_start(config: str, name: str, *, workdir: Path, cache: Path) -> StartTimes:
@@ -63,9 +71,7 @@ def time_start(config: str, name: str, *, workdir: Path, cache: Path) -> StartTi
 
     Raises `UserError` where the run fails, with its last line, and where a line that ends a part never comes.
     """
-    command = [sys.executable, "-u", str(_TRAIN), f"--config={config}", f"--config.workdir={workdir}/{{name}}"]
-    command += ["--config.steps=1", "--config.eval.every_steps=0"]
-    command += ["--config.eval.loss_every_steps=0"] if isinstance(read_config(config), RunConfig) else []
+    command = train_command(config, workdir=workdir, steps=1)
     environ = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     marks, said, parts = list(_PARTS), "nothing said", {}
     began = time.perf_counter()

@@ -43,19 +43,31 @@ def report(flags: argparse.Namespace) -> str:
 
 
 def _config(flags: argparse.Namespace) -> RunConfig:
+    config = sized(flags, **{name: getattr(flags, name) for name in ("layers", "remat", "attention")})
+    if flags.protocol == "pretraining":
+        return pretraining_step(config, parts=flags.parts)
+    return work_of(flags, config, text_only=flags.text_only)
+
+
+def sized(flags: argparse.Namespace, **changes: Any) -> RunConfig:
+    """Returns the run of `flags.size` with the flags' precision, batch norm and convolution, and with `changes` of its model.
+
+    Raises `ConfigError` for a size that has no config.
+    """
     sizes = sorted(path.stem.removeprefix("ofa_") for path in _CONFIGS.glob("ofa_*.py") if path.stem.removeprefix("ofa_") in SIZES)
     if flags.size not in sizes:
         raise ConfigError(f"--size: found {flags.size}, expected one of {', '.join(sizes)}")
     config = read_config(str(_CONFIGS / f"ofa_{flags.size}.py"))
     assert isinstance(config, RunConfig)
-    chosen = {name: getattr(flags, name) for name in ("layers", "remat", "convolution", "attention")}
-    model = dataclasses.replace(config.model, image_norm=flags.norm, **chosen)
-    config = dataclasses.replace(config, model=model, precision=flags.precision)
-    if flags.protocol == "pretraining":
-        return pretraining_step(config, parts=flags.parts)
+    model = dataclasses.replace(config.model, image_norm=flags.norm, convolution=flags.convolution, **changes)
+    return dataclasses.replace(config, model=model, precision=flags.precision)
+
+
+def work_of(flags: argparse.Namespace, config: RunConfig, *, text_only: bool = False) -> RunConfig:
+    """Returns the run with the one block that the flags describe (`protocols.same_work`). Raises `ConfigError` for no rows."""
     if flags.rows < 1:
         raise ConfigError(f"--rows: found {flags.rows}, expected 1 or more")
-    work = {name: getattr(flags, name) for name in _WORK} | ({"image_px": 0, "num_patches": 0} if flags.text_only else {})
+    work = {name: getattr(flags, name) for name in _WORK} | ({"image_px": 0, "num_patches": 0} if text_only else {})
     return same_work(config, **work)
 
 

@@ -42,6 +42,7 @@ class Hardware:
     torus: int = 0  # dimensions in which chips have two neighbours; 0: all chips of a host at one switch, hosts by network
     ring_multiple: int = 1  # a side of so many chips, or a multiple of them, closes to a ring
     shapes: tuple[str, ...] = ()  # of slices, as they can be had
+    clock_hz: float = 0.0  # of a core, for cycles that the compiler expects; 0: not known
     usable_bytes: float = 0.0  # of a chip's memory, as the compiler lets a program have it; 0: `memory_bytes`
     compile_options: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of the description of a topology, to libtpu
     layers: Literal["scan", "unroll", ""] = ""  # what suits its compiler; "": as the config says

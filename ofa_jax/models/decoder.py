@@ -122,13 +122,16 @@ class DecoderLayer(nnx.Module):
         """
         keys = split_key(key, 9)
         path_keys = keys[6:] if drop else [None] * 3
-        h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, prompt=prompt, key=keys[0])
-        x = x + drop_path(dropout(h, self.rate, keys[1]), drop_rate, path_keys[0])
-        h = self.cross_norm(x).reshape(cross[0].shape[0], -1, x.shape[-1])  # hypotheses of one sequence are queries of the same keys
-        h = self.cross_attention(h, cross, cross_bias, cross_mask, key=keys[2]).reshape(x.shape)
-        x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
-        h = dropout(self.ffn(self.ffn_norm(x), key=keys[4]), self.rate, keys[5])
-        return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[2]), (k, v)
+        with jax.named_scope("self_attention"):
+            h, (k, v) = self.self_branch(x, self_bias, self_mask, past=past, prompt=prompt, key=keys[0])
+            x = x + drop_path(dropout(h, self.rate, keys[1]), drop_rate, path_keys[0])
+        with jax.named_scope("cross_attention"):
+            h = self.cross_norm(x).reshape(cross[0].shape[0], -1, x.shape[-1])  # hypotheses of one sequence are queries of the same keys
+            h = self.cross_attention(h, cross, cross_bias, cross_mask, key=keys[2]).reshape(x.shape)
+            x = x + drop_path(dropout(self.cross_out_norm(h), self.rate, keys[3]), drop_rate, path_keys[1])
+        with jax.named_scope("ffn"):
+            h = dropout(self.ffn(self.ffn_norm(x), key=keys[4]), self.rate, keys[5])
+            return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[2]), (k, v)
 
     def self_branch(
         self,
@@ -228,14 +231,17 @@ class Decoder(nnx.Module):
 
         def step(layer: DecoderLayer, x: jax.Array, xs: tuple[jax.Array, jax.Array, KeysValues | None]):
             index, rate, prompt = xs
-            relative = choose(
-                code_mask,
-                code_rows,
-                lambda: token_relative(layer.token_relative[...], length, config)[None],
-                lambda: code_relative(layer.image_relative[...], length, config)[None],
-            )
+            with jax.named_scope("positions"):
+                relative = choose(
+                    code_mask,
+                    code_rows,
+                    lambda: token_relative(layer.token_relative[...], length, config)[None],
+                    lambda: code_relative(layer.image_relative[...], length, config)[None],
+                )
+            with jax.named_scope("cross_attention"):
+                cross = layer.cross_attention.keys_values(encoded.states)
             reads: dict[str, Any] = {
-                "cross": layer.cross_attention.keys_values(encoded.states),
+                "cross": cross,
                 "self_bias": self_bias._replace(relative=relative),
                 "cross_bias": cross_bias,
                 "self_mask": self_mask,
@@ -344,6 +350,7 @@ class Decoder(nnx.Module):
     def _norm_inputs(self, embedded: jax.Array, code_mask: jax.Array | None, code_rows: CodeRows) -> jax.Array:
         return choose(code_mask, code_rows, lambda: self.text_norm(embedded), lambda: self.code_norm(embedded))
 
+    @jax.named_scope("positions")
     def _biases(
         self, encoder_positions: jax.Array, length: int, code_mask: jax.Array | None, code_rows: CodeRows, *, dense: bool = True
     ) -> tuple[PositionBias, PositionBias]:

@@ -84,11 +84,13 @@ class EncoderLayer(nnx.Module):
         """
         keys = split_key(key, 6)
         path_keys = keys[4:] if drop else [None, None]
-        h = self.self_norm(x)
-        h = self.self_attention(h, self.self_attention.keys_values(h), bias, mask, prompt=prompt, key=keys[0])
-        x = x + drop_path(dropout(self.self_out_norm(h), self.rate, keys[1]), drop_rate, path_keys[0])
-        h = dropout(self.ffn(self.ffn_norm(x), key=keys[2]), self.rate, keys[3])
-        return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[1])
+        with jax.named_scope("attention"):
+            h = self.self_norm(x)
+            h = self.self_attention(h, self.self_attention.keys_values(h), bias, mask, prompt=prompt, key=keys[0])
+            x = x + drop_path(dropout(self.self_out_norm(h), self.rate, keys[1]), drop_rate, path_keys[0])
+        with jax.named_scope("ffn"):
+            h = dropout(self.ffn(self.ffn_norm(x), key=keys[2]), self.rate, keys[3])
+            return x + drop_path(self.adapter(h) if self.adapted else h, drop_rate, path_keys[1])
 
 
 class Encoder(nnx.Module):
@@ -148,13 +150,15 @@ class Encoder(nnx.Module):
             positions = jnp.concatenate([image_positions, shared_text], 1)
         x = x * mask[..., None].astype(x.dtype)
         fused = is_fused(config.attention, layers_key)
-        bias = self.position_bias(positions, positions, dense=not fused)
+        with jax.named_scope("positions"):
+            bias = self.position_bias(positions, positions, dense=not fused)
         drop = config.encoder_drop_path_rate > 0
         found = None
         if patch_ids is not None and fused:
             assert grid is not None
             found = find_patches(patch_ids, cut(*grid))
 
+        @jax.named_scope("positions")
         def relative_of(layer: EncoderLayer) -> jax.Array | SampledRelative:
             side, image = config.image_bucket_size, None
             if found is not None and grid is not None:
@@ -182,6 +186,7 @@ class Encoder(nnx.Module):
         x, entered = run_layers(self.layers, step, x, xs, num=num_layers, mode=config.layers, remat=config.remat)
         return Encoded(self.norm(x), mask, positions, jnp.concatenate([entered, x[None]]) if keep_layers else None)
 
+    @jax.named_scope("inputs")
     def _image_stream(
         self, features: jax.Array, grid: tuple[int, int], patch_ids: jax.Array | None, num: int
     ) -> tuple[jax.Array, jax.Array | None, jax.Array]:

@@ -38,6 +38,7 @@ class OFA(nnx.Module):
         self.decoder = Decoder(config, policy=policy)
         self.config, self.vocab, self.policy = config, vocab, policy
 
+    @jax.named_scope("resnet")
     def embed_images(
         self, images: jax.Array, hole_mask: jax.Array | None, *, stats: Stats, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, Stats]:
@@ -56,6 +57,7 @@ class OFA(nnx.Module):
         features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
         return features.reshape(features.shape[0], -1, features.shape[-1]), new_stats
 
+    @jax.named_scope("embedding")
     def embed(self, ids: jax.Array) -> jax.Array:
         """ids int [Q, S] -> their rows of the vocabulary matrix, [Q, S, D] in the compute dtype."""
         return layout.look_up(self.embedding.table[...], ids).astype(self.policy.compute)
@@ -87,9 +89,11 @@ class OFA(nnx.Module):
                 raise ValueError(f"features: found {features.shape[1]} patches without a grid, expected a square number")
             grid = (side, side)
         embedded, text_mask = self.embed(source_ids), source_ids != PAD_ID
-        return self.encoder(
-            embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key, keep_layers=keep_layers
-        )
+        with jax.named_scope("encoder"):
+            return self.encoder(
+                embedded, text_mask, features=features, grid=grid, patch_ids=patch_ids, image_mask=image_mask, key=key,
+                keep_layers=keep_layers,
+            )  # fmt: skip
 
     def decode(
         self,
@@ -107,7 +111,9 @@ class OFA(nnx.Module):
           code_rows: static knowledge about `code_mask`: "none", "all" or "mixed". None means "mixed" with a mask, "none" without.
         """
         rows = code_rows or ("none" if code_mask is None else "mixed")
-        return self.decoder(self.embed(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
+        embedded = self.embed(decoder_ids)
+        with jax.named_scope("decoder"):
+            return self.decoder(embedded, decoder_ids, encoded, code_mask=code_mask, code_rows=rows, key=key)
 
     def decode_tree(self, encoded: Encoded, ids: jax.Array, *, places: jax.Array, sees: jax.Array, length: int) -> jax.Array:
         """Returns hidden states [Q, L, D] of text tokens `ids` int32 [Q, L] that form a tree; arguments as in `Decoder.tree`."""
@@ -120,6 +126,7 @@ class OFA(nnx.Module):
         rows = code_rows or ("none" if code_mask is None else "mixed")
         return self.decoder.trace(self.embed(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows)
 
+    @jax.named_scope("logits")
     def logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0.
 

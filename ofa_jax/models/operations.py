@@ -1,70 +1,150 @@
-"""How many floating-point operations the model's products take, by component: 2 for every multiply-add of its matrices and convolutions.
+"""What the model's products take, by component: floating-point operations, 2 for every multiply-add of matrices and convolutions, and the
+numbers that they read and write.
 
 It is arithmetic on the config, without an array or a trace. Sums, norms, softmax and activations are not counted, as is usual where a
 rate is compared with the peak of a chip's matrix units (PaLM, appendix B). Tests compare a forward pass with the products of the
 traced model exactly, and a training step's, convolutions left out, within one in a hundred. What batch norm, dropout or
-rematerialisation do again or beside is no work of the model and not counted either.
+rematerialisation do again or beside is no work of the model and not counted either. `models/floors` makes bytes and seconds of it.
+
+Components are the scopes that the model's modules are traced under: "resnet", "encoder/attention", "decoder/ffn" ...; functions that sum
+operations do so by the first part of the name.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 from ofa_jax.config.schema import ModelConfig, ResNetConfig, RowBlock, RunConfig
 
 TRAIN_FACTOR = 3  # a backward pass takes two products for each of the forward one: by the input and by the weights
 
 
-def resnet_operations(net: ResNetConfig, image_px: int) -> float:
-    """Operations of the image front for one picture of `image_px` x `image_px`."""
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A product of a forward pass, or several that read the same input: operations, and how many numbers it reads and writes."""
+
+    component: str
+    operations: float
+    read: float  # of activations
+    written: float
+    weights: float = 0.0  # of parameters, read
+
+    def times(self, count: float) -> Product:
+        """Returns the same of so many inputs that share the weights."""
+        return dataclasses.replace(self, operations=count * self.operations, read=count * self.read, written=count * self.written)
+
+
+def _linear(component: str, positions: float, num_in: int, num_out: int) -> Product:
+    """A matrix on all positions; several that read the same input are one with the columns of all."""
+    return Product(component, 2.0 * positions * num_in * num_out, positions * num_in, positions * num_out, num_in * num_out)
+
+
+def _attended(component: str, queries: int, keys: int, width: int) -> Product:
+    """Scores and their product with the values, of a sequence; the scores themselves need not be written."""
+    return Product(component, 4.0 * queries * keys * width, (queries + 2 * keys) * width, queries * width)
+
+
+def _repeated(products: list[Product], layers: int) -> Iterator[Product]:
+    for one in products:
+        yield dataclasses.replace(one.times(layers), weights=layers * one.weights)
+
+
+def resnet_products(net: ResNetConfig, image_px: int) -> Iterator[Product]:
+    """Yields the convolutions of the image front for one picture of `image_px` x `image_px`."""
+
+    def convolution(kernel: int, channels: int, out: int, before: int, after: int) -> Product:
+        weights = kernel**2 * channels * out
+        return Product("resnet", 2.0 * weights * after**2, channels * before**2, out * after**2, weights)
+
     side = -(-image_px // net.stem_stride)
-    total = 2.0 * net.stem_kernel**2 * 3 * net.base_width * side**2
+    yield convolution(net.stem_kernel, 3, net.base_width, image_px, side)
     side = -(-side // 2) if net.stem_pool else side
     channels = net.base_width
     for stage, (blocks, stride) in enumerate(zip(net.blocks, net.strides, strict=True)):
         width = net.base_width * 2**stage
         out = width * net.expansion
         for block in range(blocks):
-            total += 2.0 * channels * width * side**2  # the first 1x1, before the stride
-            side = -(-side // stride) if block == 0 else side
-            total += 2.0 * (9 * width * width + width * out) * side**2
+            yield convolution(1, channels, width, side, side)  # before the stride
+            before, side = side, -(-side // stride) if block == 0 else side
+            yield convolution(3, width, width, before, side)
+            yield convolution(1, width, out, side, side)
             if block == 0:
-                total += 2.0 * channels * out * side**2  # the shortcut
+                yield convolution(1, channels, out, side, side)  # the shortcut
             channels = out
-    return total
 
 
-def encoder_operations(model: ModelConfig, *, text: int, patches: int = 0, sampled: bool = False) -> float:
-    """Operations of the encoder's layers for one sequence of `text` tokens and `patches` patches, without what sequences may share.
+def resnet_operations(net: ResNetConfig, image_px: int) -> float:
+    """Operations of the image front for one picture of `image_px` x `image_px`."""
+    return sum(one.operations for one in resnet_products(net, image_px))
+
+
+def encoder_products(model: ModelConfig, *, text: int, patches: int = 0, sampled: bool = False) -> Iterator[Product]:
+    """Yields the encoder's products for one sequence of `text` tokens and `patches` patches, without what sequences may share.
 
     sampled: its patches are its own choice, so that its positions are projected for it alone.
     """
     n, d = text + patches, model.width
-    layer = 8.0 * n * d * d + 4.0 * n * n * d + 4.0 * n * d * model.ffn_width + _adapter(model, n)
-    return model.encoder_layers * layer + (4.0 * n * d * d + 2.0 * n * n * d if sampled else 0.0)
+    yield from _repeated(
+        [
+            _linear("encoder/attention", n, d, 3 * d),
+            _attended("encoder/attention", n, n, d),
+            _linear("encoder/attention", n, d, d),
+            _linear("encoder/ffn", n, d, model.ffn_width),
+            _linear("encoder/ffn", n, model.ffn_width, d),
+            *_adapter("encoder/ffn", model, n),
+        ],
+        model.encoder_layers,
+    )
+    if sampled:
+        yield from _positions("encoder/positions", n, n, d)
 
 
-def decoder_operations(model: ModelConfig, *, target: int, memory: int, sampled: bool = False) -> float:
-    """Operations of the decoder's layers for one sequence of `target` tokens that sees `memory` encoder states."""
+def decoder_products(model: ModelConfig, *, target: int, memory: int, sampled: bool = False) -> Iterator[Product]:
+    """Yields the decoder's products for one sequence of `target` tokens that sees `memory` encoder states."""
     t, n, d = target, memory, model.width
-    layer = 8.0 * t * d * d + 4.0 * t * t * d  # self attention: all pairs are computed, and half of them masked
-    layer += 4.0 * t * d * d + 4.0 * n * d * d + 4.0 * t * n * d
-    layer += 4.0 * t * d * model.ffn_width + _adapter(model, t)
-    return model.decoder_layers * layer + (2.0 * n * d * d + 2.0 * t * n * d if sampled else 0.0)
+    yield from _repeated(
+        [
+            _linear("decoder/self_attention", t, d, 3 * d),
+            _attended("decoder/self_attention", t, t, d),  # all pairs are computed, and half of them masked
+            _linear("decoder/self_attention", t, d, d),
+            _linear("decoder/cross_attention", t, d, d),
+            _linear("decoder/cross_attention", n, d, 2 * d),
+            _attended("decoder/cross_attention", t, n, d),
+            _linear("decoder/cross_attention", t, d, d),
+            _linear("decoder/ffn", t, d, model.ffn_width),
+            _linear("decoder/ffn", t, model.ffn_width, d),
+            *_adapter("decoder/ffn", model, t),
+        ],
+        model.decoder_layers,
+    )
+    if sampled:
+        yield _linear("decoder/positions", n, d, d)
+        yield Product("decoder/positions", 2.0 * t * n * d, (t + n) * d, 0.0)
 
 
-def _adapter(model: ModelConfig, positions: int) -> float:
-    return 4.0 * positions * model.width * model.adapter_width
+def _adapter(component: str, model: ModelConfig, positions: int) -> list[Product]:
+    width, inner = model.width, model.adapter_width
+    return [_linear(component, positions, width, inner), _linear(component, positions, inner, width)] if inner else []
 
 
-def _shared(model: ModelConfig, *, text: int, patches: int, target: int, sampled: bool) -> tuple[float, float]:
+def _positions(component: str, queries: int, keys: int, width: int) -> Iterator[Product]:
+    """The projections of positions and their product, which need not be written."""
+    yield _linear(component, queries, width, width)
+    yield _linear(component, keys, width, width)
+    yield Product(component, 2.0 * queries * keys * width, (queries + keys) * width, 0.0)
+
+
+def _shared(model: ModelConfig, *, text: int, patches: int, target: int, sampled: bool) -> Iterator[Product]:
     """What all sequences of a shape share, once each: the projections of positions and their products, of encoder and decoder."""
     n, t, d = text + patches, target, model.width
-    encoder = 0.0 if sampled else 4.0 * n * d * d + 2.0 * n * n * d
-    decoder = 4.0 * t * d * d + 2.0 * t * t * d + 2.0 * t * d * d
-    decoder += 0.0 if sampled else 2.0 * n * d * d + 2.0 * t * n * d
-    return encoder, decoder
+    if not sampled:
+        yield from _positions("encoder/positions", n, n, d)
+        yield _linear("decoder/positions", n, d, d)
+        yield Product("decoder/positions", 2.0 * t * n * d, (t + n) * d, 0.0)
+    yield from _positions("decoder/positions", t, t, d)
+    yield _linear("decoder/positions", t, d, d)
 
 
 def sequences_a_row(block: RowBlock) -> int:
@@ -72,44 +152,61 @@ def sequences_a_row(block: RowBlock) -> int:
     return block.pairs_per_image * (2 if block.stream == "pairs" else 1)
 
 
-def block_operations(config: RunConfig, block: RowBlock) -> dict[str, float]:
-    """Operations of one forward pass over a row block, by component: resnet, encoder, decoder, logits."""
-    model = config.model
-    total: dict[str, float] = collections.defaultdict(float)
+def block_products(config: RunConfig, block: RowBlock) -> Iterator[Product]:
+    """Yields the products of one forward pass over a row block, all its rows together."""
+    model, width = config.model, config.model.width
     patches, sampled = 0, False
     if block.image_px:
         grid = -(-block.image_px // model.resnet.stride)
-        total["resnet"] += block.rows * resnet_operations(model.resnet, block.image_px)
-        total["encoder"] += 2.0 * block.rows * grid**2 * model.resnet.out_channels * model.width
+        for one in resnet_products(model.resnet, block.image_px):
+            yield one.times(block.rows)
+        yield _linear("encoder/inputs", block.rows * grid**2, model.resnet.out_channels, width)
         sampled = bool(block.num_patches)
         patches = block.num_patches or grid**2
     sequences = block.rows * sequences_a_row(block)
     for place in range(block.num_places):
         here = sequences // block.num_places
         text, target = block.lens_of(place)
-        encoder, decoder = _shared(model, text=text, patches=patches, target=target, sampled=sampled)
-        total["encoder"] += encoder + here * encoder_operations(model, text=text, patches=patches, sampled=sampled)
-        total["decoder"] += decoder + here * decoder_operations(model, target=target, memory=text + patches, sampled=sampled)
-        total["logits"] += 2.0 * here * target * model.width * config.vocab.padded_size
-    return dict(total)
+        yield from _shared(model, text=text, patches=patches, target=target, sampled=sampled)
+        for one in encoder_products(model, text=text, patches=patches, sampled=sampled):
+            yield one.times(here)
+        for one in decoder_products(model, target=target, memory=text + patches, sampled=sampled):
+            yield one.times(here)
+        yield _linear("logits", here * target, width, config.vocab.padded_size)
 
 
-def step_operations(config: RunConfig) -> Mapping[str, float]:
-    """Operations of one training step on the global batch, forward and backward, by component.
+def step_products(config: RunConfig) -> Iterator[tuple[Product, int]]:
+    """Yields (forward product of the global batch, how often a training step takes its operations): three times with its backward pass,
+    once where the front is frozen.
 
-    The front's backward pass is left out where it is frozen. R-Drop, which runs every sequence twice, is counted. Objective
-    `picture_words` has the front and a linear layer ("head") only.
+    R-Drop, which runs every sequence twice, is counted. Objective `picture_words` has the front and a linear layer ("head") only.
     """
-    total: dict[str, float] = collections.defaultdict(float)
     for block in config.data.row_blocks:
         if config.objective == "picture_words":
             net = config.model.resnet
-            total["resnet"] += TRAIN_FACTOR * block.rows * resnet_operations(net, block.image_px)
+            for one in resnet_products(net, block.image_px):
+                yield one.times(block.rows), TRAIN_FACTOR
             patches = block.rows * (-(-block.image_px // net.stride)) ** 2
-            total["head"] += TRAIN_FACTOR * 2.0 * patches * net.out_channels * config.vocab.num_text
+            yield _linear("head", patches, net.out_channels, config.vocab.num_text), TRAIN_FACTOR
             continue
-        for name, value in block_operations(config, block).items():
-            frozen = name == "resnet" and "resnet" in config.optimizer.frozen
-            copies = 2 if config.loss.r_drop_alpha and name != "resnet" else 1
-            total[name] += value * copies * (1 if frozen else TRAIN_FACTOR)
+        for one in block_products(config, block):
+            front = one.component == "resnet"
+            copies = 2 if config.loss.r_drop_alpha and not front else 1
+            yield one.times(copies), 1 if front and "resnet" in config.optimizer.frozen else TRAIN_FACTOR
+
+
+def block_operations(config: RunConfig, block: RowBlock) -> dict[str, float]:
+    """Operations of one forward pass over a row block, by component: resnet, encoder, decoder, logits."""
+    return _summed((one, 1) for one in block_products(config, block))
+
+
+def step_operations(config: RunConfig) -> Mapping[str, float]:
+    """Operations of one training step on the global batch, forward and backward, by component (`step_products` says what is counted)."""
+    return _summed(step_products(config))
+
+
+def _summed(products: Iterator[tuple[Product, int]]) -> dict[str, float]:
+    total: dict[str, float] = collections.defaultdict(float)
+    for one, passes in products:
+        total[one.component.split("/")[0]] += passes * one.operations
     return dict(total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 
@@ -25,6 +26,12 @@ class CodeRates:
         """Returns a sentence that says it."""
         rates = ", ".join(f"{rate:.2f} pictures/s in {name}" for name, rate in self.pictures_per_s.items())
         return f"codes: {rates} at {image_px} px, {rows} at a time, on {self.device}; {self.agreement:.4f} of the codes agree"
+
+
+def report(flags: argparse.Namespace) -> str:
+    """Returns a line that says how fast pictures become codes (`launch/bench.py codes`)."""
+    shape = {"image_px": flags.image_px, "rows": flags.rows}
+    return time_encoder(VQGANConfig(), **shape, repeats=flags.repeats).line(**shape)
 
 
 def time_encoder(

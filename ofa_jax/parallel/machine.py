@@ -25,12 +25,12 @@ def load_here(argv: Sequence[str], *, chip: Hardware | None = None, num_devices:
         print(said, flush=True)
     if checked:
         check(config, num_devices=num_devices or jax.device_count())
-        _check_attention(config, chip.platform if chip else jax.devices()[0].platform)
+        check_attention(config, chip.platform if chip else jax.devices()[0].platform)
     return config
 
 
-def _check_attention(config: AnyRun, platform: str) -> None:
-    """Raises ConfigError for an attention that is made for other devices."""
+def check_attention(config: AnyRun, platform: str) -> None:
+    """Raises ConfigError for an attention that is made for other devices than those of JAX's `platform`."""
     if not isinstance(config, RunConfig):
         return
     wanted = {"pallas": "tpu", "cudnn": "gpu"}.get(config.model.attention, platform)

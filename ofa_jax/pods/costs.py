@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 
 from ofa_jax.pods.hlo import Array, Computation, Instruction, Program
+from ofa_jax.pods.scopes import Scopes
 
 # These move nothing: they name what is there, or wait for what was counted where it began.
 FREE = frozenset(
@@ -61,14 +62,14 @@ class Cost:
 
 def costs(program: Program, *, skip: tuple[str, ...] = ()) -> list[Cost]:
     """Returns the cost of every instruction that is executed and costs anything; those of the opcodes `skip` are left out."""
-    counter = _Counter(program)
+    counter, scopes = _Counter(program), Scopes(program)
     found = []
     for computation, one, turns in program.executed():
         if one.opcode in FREE or one.opcode.removesuffix("-start").removesuffix("-done") in skip:
             continue
         operations, num_bytes = counter.operations(computation, one), counter.num_bytes(computation, one)
         if operations or num_bytes:
-            found.append(Cost(one.name, one.opcode, counter.scope(one), operations, num_bytes, turns))
+            found.append(Cost(one.name, one.opcode, scopes.of(computation, one), operations, num_bytes, turns))
     return found
 
 
@@ -76,20 +77,6 @@ class _Counter:
     def __init__(self, program: Program):
         self.program = program
         self._inside: dict[str, float] = {}
-
-    def scope(self, one: Instruction) -> str:
-        """The scope of an instruction; of a fusion, that of its product where it has one."""
-        for product in self._products(one):
-            return product.scope
-        return one.scope
-
-    def _products(self, one: Instruction) -> Iterator[Instruction]:
-        for called in one.called().values() if one.opcode == "fusion" else ():
-            for inner in self.program.computations[called].instructions.values():
-                if inner.opcode in ("dot", "convolution") and inner.scope:
-                    yield inner
-                elif inner.opcode == "fusion":
-                    yield from self._products(inner)
 
     def operations(self, computation: Computation, one: Instruction) -> float:
         if one.opcode == "dot":

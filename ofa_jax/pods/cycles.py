@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from ofa_jax.pods.costs import FREE
 from ofa_jax.pods.hlo import Program
+from ofa_jax.pods.scopes import Scopes
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _SENT = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast", "send", "recv")
@@ -35,13 +36,13 @@ def expected(program: Program) -> list[Expected]:
 
     What is sent to other chips is left out (`pods/collectives`).
     """
-    found = []
-    for _, one, turns in program.executed():
+    found, scopes = [], Scopes(program)
+    for computation, one, turns in program.executed():
         kind = one.opcode.removesuffix("-start").removesuffix("-done")
         if one.opcode in FREE or kind in _SENT or one.opcode.endswith("-done"):
             continue
         price = _CYCLES.search(one.attributes)
-        found.append(Expected(one.name, one.opcode, one.scope, float(price[1]) * turns if price else None, turns))
+        found.append(Expected(one.name, one.opcode, scopes.of(computation, one), float(price[1]) * turns if price else None, turns))
     return sorted(found, key=lambda one: -float("inf") if one.cycles is None else -one.cycles)
 
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from ofa_jax.config.hardware import Topology
 from ofa_jax.config.schema import RunConfig
+from ofa_jax.models.floors import kept_bytes, step_floors
 from ofa_jax.models.operations import sequences_a_row, step_operations
+from ofa_jax.pods import components as parts
 from ofa_jax.pods.collectives import KINDS, SLICES, Line, by_kind, collectives, mesh_of_slice
 from ofa_jax.pods.costs import costs
+from ofa_jax.pods.cycles import expected
 from ofa_jax.pods.decoding import CompiledDecoding
 from ofa_jax.pods.program import CompiledStep, StepMemory, checkpoint_bytes
 from ofa_jax.pods.roofline import Path, Times, mfu, path_between, path_over, times
@@ -38,11 +41,13 @@ class Estimate:
     rows: int  # of a global batch
     sequences: int
     memory: StepMemory
+    memory_floor: float  # bytes of a chip: the state, the batch, gradients, and what enters each layer
     memory_limit: float  # bytes of a chip
     operations: dict[str, float]  # of a step on the global batch, by component, as the model needs them
     executed: float  # on one chip, with what is computed again
     num_bytes: float  # of memory that one chip reads and writes in a step
     collectives: list[Line]
+    components: list[parts.Component]  # none where the hardware's rates are not known
     times: Times
     mfu: float
     steps: int
@@ -100,6 +105,10 @@ def estimate(
     else:
         seconds = Times(0.0, 0.0, 0.0, 0.0, 0.0)
     operations = dict(step_operations(config))
+    tensor = mesh["tensor"]
+    shards, memory = topology.chips // tensor, compiled.memory
+    floors = step_floors(config, params_bytes=memory.params, shards=shards, tensor=tensor)
+    priced = parts.components(spent, expected(compiled.program), floors, hardware) if hardware.bf16_flops else []
     rows = sum(block.rows for block in config.data.row_blocks)
     rows_s = rows / seconds.step_s if seconds.step_s else math.nan
     return Estimate(
@@ -113,12 +122,19 @@ def estimate(
         micros=config.optimizer.accumulate,
         rows=rows,
         sequences=sum(block.rows * sequences_a_row(block) for block in config.data.row_blocks),
-        memory=compiled.memory,
+        memory=memory,
+        memory_floor=memory.params * 2
+        + memory.optimizer
+        + memory.average
+        + memory.other
+        + memory.batch
+        + kept_bytes(config, shards=shards),
         memory_limit=hardware.program_bytes,
         operations=operations,
         executed=sum(cost.operations * cost.turns for cost in spent),
         num_bytes=sum(cost.num_bytes * cost.turns for cost in spent),
         collectives=by_kind(sent),
+        components=priced,
         times=seconds,
         mfu=mfu(sum(operations.values()), seconds, chips=topology.chips, hardware=hardware) if seconds.step_s else math.nan,
         steps=config.steps,
@@ -159,6 +175,7 @@ def table(found: Estimate) -> str:
             _gb,
         ),
         f"  {'peak':36} {_gb(memory.peak):>12}   of {_gb(found.memory_limit)}, {1 - memory.peak / found.memory_limit:.0%} to spare",
+        f"  {'floor':36} {_gb(found.memory_floor):>12}   state, gradients, batch, and what enters each layer",
         "",
         "operations of a step, all chips",
         *_rows(found.operations, _flop),
@@ -181,6 +198,12 @@ def table(found: Estimate) -> str:
             f"  {found.steps:,} steps: {found.hours:,.1f} hours, {found.hours * found.chips:,.0f} chip-hours",
             f"  a host makes {found.host_rows_s:,.0f} rows/s: {found.host_cores:,.1f} of its {found.host_cores_there} cores; storage gives "
             f"{found.storage_bytes_s / 1e6:,.0f} MB/s",
+        ]
+    if found.components:
+        lines += [
+            "",
+            "a chip's step by part of the model, at published rates, and as the compiler prices it",
+            *parts.lines(found.components),
         ]
     if found.decoding:
         lines += ["", *_decoding_lines(found.decoding, found)]

@@ -6,6 +6,7 @@ by what the pipeline itself uses.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import statistics
@@ -181,8 +182,9 @@ def smaller_decoding(width: int, height: int, *, px: int, repeats: int, seeds: i
     return f"{width} x {height}: whole {whole:.1f}, smaller {small:.1f} images/s, gain {small / whole:.2f}, PSNR {min(psnr):.1f} dB or more"
 
 
-def report(*, count: int, px: int, repeats: int, peer: str = "", sizes: bool = False) -> str:
-    """Returns the lines of `launch/bench.py data`. Raises UserError when `peer`, the Python of an environment with torch, fails."""
+def report(flags: argparse.Namespace) -> str:
+    """Returns the lines of `launch/bench.py data`. Raises UserError when `flags.peer`, the Python of an environment with torch, fails."""
+    count, px, repeats = flags.images, flags.image_px, flags.repeats
     files = [encode(photograph(640, 480, seed)) for seed in range(count)]
     kilobytes = sum(map(len, files)) / count / 1000
     lines = [f"data: {count} JPEG files of 640 x 480, quality 90, {kilobytes:.0f} kB on average, to {px} px; images/s on one core"]
@@ -194,11 +196,11 @@ def report(*, count: int, px: int, repeats: int, peer: str = "", sizes: bool = F
         f"caption rows              {found.rows:7.1f}   {_of_floors(found.rows_ratio)}",
         f"caption rows, RandAugment {found.augmented:7.1f}   {_of_floors(found.augmented_ratio)}",
     ]
-    if peer:
-        rates = peer_rates(peer, files, px=px, repeats=repeats)
+    if flags.peer:
+        rates = peer_rates(flags.peer, files, px=px, repeats=repeats)
         lines.append(f"peer, pictures            {rates['plain']:7.1f}   ofa_jax {found.rows / rates['plain']:.2f} times that")
         lines.append(f"peer, RandAugment         {rates['augmented']:7.1f}   ofa_jax {found.augmented / rates['augmented']:.2f} times that")
-    if sizes:
+    if flags.sizes:
         for width, height in ((640, 480), (1024, 768), (2048, 1536), (2047, 1365), (4000, 3000)):
             lines.append(smaller_decoding(width, height, px=px, repeats=repeats))
     return "\n".join(lines)

@@ -71,9 +71,11 @@ def gradients(
     gathered = _gathered(shardings)
 
     def local(params: Any, stats: Any, blocks: dict[str, Block], key: jax.Array, step: jax.Array) -> Any:
-        whole = jax.tree.map(lambda value, dimension: _gather(value, dimension, compute), params, gathered)
+        with jax.named_scope("exchange"):
+            whole = jax.tree.map(lambda value, dimension: _gather(value, dimension, compute), params, gathered)
         (loss, report), grads = _own_gradients(loss_of, whole, stats, blocks, key, step, counts_of=counts_of, micros=micros, rows=rows)
-        grads = jax.tree.map(lambda grad, dimension, place: _sum_and_split(grad, dimension, place, axes), grads, gathered, places)
+        with jax.named_scope("exchange"):
+            grads = jax.tree.map(lambda grad, dimension, place: _sum_and_split(grad, dimension, place, axes), grads, gathered, places)
         # As differences, so that statistics which are frozen stay as they are to the bit.
         stats = jax.tree.map(lambda new, old: new if new is old else old + lax.pmean(new - old, axes), report.stats, stats)
         groups, scalars = lax.psum(report.groups, axes), lax.pmean(report.scalars, axes)

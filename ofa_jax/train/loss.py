@@ -52,6 +52,7 @@ class BlockLoss(NamedTuple):
     tokens: RankedTokens | None  # None where the config drops nothing
 
 
+@jax.named_scope("logits")
 def block_loss(
     hidden: jax.Array,
     *,

@@ -84,18 +84,19 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             (loss, report), grads = jax.value_and_grad(
                 lambda params: loss_of(params, state.stats, blocks, key, state.step, None), has_aux=True
             )(state.params)
-        grad_norm = optax.tree.norm(grads)
-        guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
-        # Everything is chosen before it is used further: chosen at the end, new moments and parameters would take memory of their own.
-        ok = verdict.accepted
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, accepted=ok)
-        params = select(ok, optax.apply_updates(state.params, updates), state.params)
-        revised, stats = objective.revise(params, report.stats, step=state.step)
-        params = jax.tree.map(lambda new, old: old if new is old else jnp.where(ok, new, old), revised, params)
-        stats, count = select(ok, (stats, state.step + 1), (state.stats, state.step))
-        ema = state.ema
-        if ema is not None:
-            ema = select(ok, average(ema, params, decay=config.optimizer.ema_decay, count=state.step), ema)
+        with jax.named_scope("optimizer"):
+            grad_norm = optax.tree.norm(grads)
+            guard, verdict = judge(state.guard, loss=loss, grad_norm=grad_norm, config=config.guard)
+            # Everything is chosen before it is used further: chosen at the end, new moments and parameters would take memory of their own.
+            ok = verdict.accepted
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, accepted=ok)
+            params = select(ok, optax.apply_updates(state.params, updates), state.params)
+            revised, stats = objective.revise(params, report.stats, step=state.step)
+            params = jax.tree.map(lambda new, old: old if new is old else jnp.where(ok, new, old), revised, params)
+            stats, count = select(ok, (stats, state.step + 1), (state.stats, state.step))
+            ema = state.ema
+            if ema is not None:
+                ema = select(ok, average(ema, params, decay=config.optimizer.ema_decay, count=state.step), ema)
         nothing = jnp.zeros((num_tasks,))
         sums = add_sums(list(report.groups.values())) if report.groups else None
         metrics = StepMetrics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pydoc_data.topics import topics
 
@@ -9,6 +10,12 @@ from ofa_jax.config.schema import VocabConfig
 from ofa_jax.vocab.tokenizer import load_tokenizer
 
 BATCH = 256  # texts a call
+
+
+def report(flags: argparse.Namespace) -> str:
+    """Returns a line that says how fast texts become ids (`launch/bench.py tokenizer`)."""
+    count, took = time_tokenizer(flags.dict, seconds=flags.seconds)
+    return f"tokenizer: {count / took:,.0f} ids/s of process time, {count:,} ids in batches of {BATCH} texts"
 
 
 def time_tokenizer(dict_path: str, *, seconds: float) -> tuple[int, float]:
