@@ -52,6 +52,7 @@ _CHOICES = {
     "remat": ("none", "dots", "full"),
     "convolution": ("xla", "matmul"),
     "attention": ("reference", "cudnn", "pallas"),
+    "dropout-bits": ("threefry", "hash"),
 }
 _WORK = {"rows": 96, "source-len": 80, "target-len": 30, "image-px": 384, "num-patches": 196}
 
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     train.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
     train.add_argument("--text-only", action="store_true")
     kernels.add_argument("--attention", default="reference", help="names, separated by commas")
-    for command, names in ((train, _CHOICES), (kernels, ("precision", "norm", "convolution"))):
+    for command, names in ((train, _CHOICES), (kernels, ("precision", "norm", "convolution", "dropout-bits"))):
         command.add_argument("--size", default="large")
         command.add_argument("--json", type=Path, help="all numbers")
         for name in names:

@@ -20,6 +20,7 @@ from ofa_jax.convert.huggingface import config_json
 from ofa_jax.models.operations import sequences_a_row
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_MODEL = ("convolution", "dropout_bits")
 _WORK = ("rows", "source_len", "target_len", "image_px", "num_patches")
 
 
@@ -59,7 +60,7 @@ def sized(flags: argparse.Namespace, **changes: Any) -> RunConfig:
         raise ConfigError(f"--size: found {flags.size}, expected one of {', '.join(sizes)}")
     config = read_config(str(_CONFIGS / f"ofa_{flags.size}.py"))
     assert isinstance(config, RunConfig)
-    model = dataclasses.replace(config.model, image_norm=flags.norm, convolution=flags.convolution, **changes)
+    model = dataclasses.replace(config.model, image_norm=flags.norm, **changes, **{name: getattr(flags, name) for name in _MODEL})
     return dataclasses.replace(config, model=model, precision=flags.precision)
 
 

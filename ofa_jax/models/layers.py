@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from ofa_jax.models import bits
 from ofa_jax.models.precision import Policy
 from ofa_jax.parallel import layout
 
@@ -220,8 +221,29 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Returns x with entries set to 0 with probability `rate` (static) and the rest divided by 1 - rate; x itself without a key."""
     if key is None or rate == 0.0:
         return x
+    return _dropout_again(x, key, rate) if bits.is_cheap(key) else _dropped(x, key, rate)
+
+
+def _dropped(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     keep = draw_mask(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropout_again(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    """The same, whose backward pass makes the mask again: automatic differentiation would keep it."""
+    return _dropped(x, key, rate)
+
+
+def _dropout_forward(x, key, rate):
+    return _dropped(x, key, rate), key
+
+
+def _dropout_backward(rate, key, dy):
+    return _dropped(dy, bits.again(key), rate), None
+
+
+_dropout_again.defvjp(_dropout_forward, _dropout_backward)
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:

@@ -18,6 +18,7 @@ from flax import nnx
 from ofa_jax.config.schema import BlockConfig, LossConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Block
 from ofa_jax.models import ofa
+from ofa_jax.models.bits import with_bits
 from ofa_jax.models.layers import fold_key, row_keys, split_key
 from ofa_jax.parallel import layout
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
@@ -198,7 +199,7 @@ def _decode_block(model: Any, config: BlockConfig, block: Block, features: jax.A
         image_mask = block.image_mask
         if config.num_patches and key is not None:
             patch_ids = sample_patches(fold_key(key, PATCH_KEY), num_patches=features.shape[1], keep=config.num_patches)
-    key = None if key is None else fold_key(key, DROPOUT_KEY)
+    key = None if key is None else with_bits(fold_key(key, DROPOUT_KEY), model.config.dropout_bits)
     encoder_key, decoder_key = split_key(key, 2)
     encoded = model.encode(block.source_ids, features=features, patch_ids=patch_ids, image_mask=image_mask, key=encoder_key)
     return model.decode(encoded, block.decoder_ids, block.code_mask, key=decoder_key, code_rows=code_rows(config))
