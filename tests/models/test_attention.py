@@ -140,14 +140,21 @@ def distance(one: dict[str, jax.Array], other: dict[str, jax.Array]) -> dict[str
     return {name: float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0)) for name, (a, b) in wide.items()}
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["computed again", "kept"])
-@pytest.mark.parametrize("name", CASES)
+def some(*fast: str) -> list[Any]:
+    """All cases, those that are not named in the full tier: a program that is run step by step takes seconds."""
+    assert set(fast) <= set(CASES)
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.full) for name in CASES]
+
+
+@pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.full), True], ids=["computed again", "kept"])
+@pytest.mark.parametrize("name", some("sampled patches", "a tree"))
 def test_values_and_all_gradients_are_the_references(name: str, keep: bool):
     case = CASES[name]
     found = distance(run(functools.partial(by_program, keep=keep), case), run(by_reference, case))
     assert max(found.values()) < 2e-6, found  # sums in another order: f32 has 6e-8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("keep", [False, True], ids=["computed again", "kept"])
 @pytest.mark.parametrize("name", ["sampled patches", "text"])
 def test_in_bf16_it_errs_no_more_than_the_reference(name: str, keep: bool):
@@ -158,7 +165,7 @@ def test_in_bf16_it_errs_no_more_than_the_reference(name: str, keep: bool):
     assert {name: error for name, error in ours.items() if error > 1.5 * theirs[name]} == {}, (ours, theirs)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some("sampled patches", "text", "one token"))
 def test_what_cudnn_is_asked_for_is_the_references(name: str):
     """By JAX's plain implementation of the same call; cuDNN's own is measured where there is a GPU."""
     case = CASES[name]
@@ -166,6 +173,7 @@ def test_what_cudnn_is_asked_for_is_the_references(name: str):
     assert max(found.values()) < 2e-6, found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["sampled patches", "more queries than are held at once"])
 def test_nothing_is_left_unwritten_and_nothing_unwritten_is_read(name: str):
     case = CASES[name]

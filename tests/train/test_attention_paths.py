@@ -49,7 +49,8 @@ def one_step(config: RunConfig, layout: MeshConfig) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float64) for name, value in (found | moments).items()}
 
 
-@pytest.mark.parametrize("layout", ["one device", pytest.param("fsdp 2 x tensor 2", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_with_pallas_is_the_references(layout: str):
     ours, theirs = (one_step(with_attention(name), LAYOUTS[layout]) for name in ("pallas", "reference"))
     assert ours.keys() == theirs.keys() and len(ours) > 50
