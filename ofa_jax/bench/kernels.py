@@ -171,7 +171,7 @@ class _Bench:
         """A layer of the encoder or the decoder."""
         stacks = []
         for count in _LAYERS:
-            layers = {f"{part}_layers": count}
+            layers: dict[str, Any] = {f"{part}_layers": count}
             one = dataclasses.replace(config, model=dataclasses.replace(config.model, **layers))
             run = self._encoder(one, grid) if part == "encoder" else self._decoder(one, grid)
             stacks.append((fastest(run, self.repeats), self._floors(one, part)))
