@@ -107,7 +107,8 @@ def time_kernels(config: RunConfig, *, attentions: list[str], repeats: int) -> l
     grid = (-(-block.image_px // config.model.resnet.stride)) ** 2 if block.image_px else 0
     found = [bench.resnet()] if block.image_px else []
     for name in attentions:
-        chosen = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=name))
+        changes: dict[str, Any] = {"attention": name}
+        chosen = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
         found += [
             bench.layer(chosen, "encoder", f"encoder layer, {name}", grid),
             bench.layer(chosen, "decoder", f"decoder layer, {name}", grid),
