@@ -92,11 +92,18 @@ def _attentions(flags: argparse.Namespace) -> list[str]:
 
 
 def copy_rate(dtype: np.dtype, *, repeats: int = 5) -> float:
-    """Returns bytes a second that one large array of `dtype` is read and written with on one device, the best of `repeats`."""
+    """Returns bytes a second that one large array of `dtype` is read and written with on one device, in place, the best of `repeats`: pages
+    of a new array would cost a CPU more than the copy."""
     device = jax.devices()[0]
     x = jnp.ones(_COPIED.get(device.platform, _COPIED_ELSEWHERE), dtype, device=device)
-    moved = jax.jit(lambda x: x + 1)
-    return 2.0 * x.nbytes / fastest(lambda: moved(x), repeats)
+    moved = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def move() -> jax.Array:
+        nonlocal x
+        x = moved(x)
+        return x
+
+    return 2.0 * x.nbytes / fastest(move, repeats)
 
 
 def time_kernels(config: RunConfig, *, attentions: list[str], repeats: int) -> list[Kernel]:

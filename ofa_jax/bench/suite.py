@@ -34,7 +34,7 @@ class Measurement:
         return [sys.executable, str(_BENCH), *self.flags, f"--json={file}", *([f"--peer={peer}"] if self.peer and peer else [])]
 
 
-# Of the suite's own order: what matters most comes first. At 80 GB, batches are those at which PyTorch's OFA is fastest.
+# What matters most comes first. Batches are meant for 80 GB.
 MEASUREMENTS = (
     Measurement("large", ("train", "--size=large"), peer=True, goals=(2.7, 2.2)),
     Measurement("large pretraining", ("train", "--size=large", "--protocol=pretraining"), peer=True, goals=(3.5, 2.8)),

@@ -2,12 +2,12 @@
 
 "threefry" is JAX's own generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 20 rounds a pair of numbers, which
 CPUs run as loops over whole arrays, each written out. "hash" mixes an element's number with both words of the key, a few instructions an
-element that compilers join with what uses the bits, so that a mask is never written and can be made again in the backward pass:
+element that compilers join with what uses the bits, so that a mask need not be written and can be made again in the backward pass:
 
     bits(i) = mix(mix(i xor k0) + k1),  mix = x ^= x >> 16, x *= 0x7feb352d, x ^= x >> 15, x *= 0x846ca68b, x ^= x >> 16
 
-mix is the bijection of 32 bits that Wellons found by search ("Prospecting for hash functions", nullprogram.com, 2018; bias 0.17, the least
-known of two multiplications). Keys themselves, split and folded, are threefry's in both: only the bits of one mask are the hash's.
+mix is the bijection of 32 bits that Wellons found by search ("Prospecting for hash functions", nullprogram.com, 2018). Keys themselves,
+split and folded, are threefry's in both: only the bits of one mask are the hash's.
 """
 
 from __future__ import annotations

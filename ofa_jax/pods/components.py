@@ -1,7 +1,7 @@
 """What each part of the model takes in a compiled step, beside what it must take at least.
 
-Parts are the scopes that the model's modules are traced under. A fusion belongs where its product does, else where its result was traced;
-what the compiler made by itself (copies, conversions between layouts) has no part of its own and is "other".
+Parts are the scopes that the model's modules are traced under (`pods/scopes`): a fusion belongs where its product does, a copy that the
+compiler made to what it copies. What has no scope near it is "other".
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ class Component:
 
 
 def lines(found: Sequence[Component]) -> list[str]:
-    """Returns the table of a step's parts, with their sum."""
+    """Returns the table of a step's parts, with their sum; without the compiler's column where it has no price."""
     names = ("TFLOP", "floor", "GB", "floor", "ms", "floor", "compiler")
-    sums = [sum(values) for values in zip(*(one.numbers() for one in found), strict=True)]
-    return [f"  {'':24}" + "".join(f" {name:>9}" for name in names), *(_line(one.name, one.numbers()) for one in found), _line("all", sums)]
+    count = len(names) if any(one.expected_s for one in found) else len(names) - 1
+    rows = {one.name: one.numbers()[:count] for one in found}
+    sums = [sum(values) for values in zip(*rows.values(), strict=True)]
+    head = f"  {'':24}" + "".join(f" {name:>9}" for name in names[:count])
+    return [head, *(_line(name, numbers) for name, numbers in rows.items()), _line("all", sums)]
 
 
 def _line(name: str, numbers: Iterable[float]) -> str:

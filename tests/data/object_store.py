@@ -81,7 +81,7 @@ class ObjectStore:
         self._objects: dict[str, dict[str, _Stored]] = {}
         self._uploads: dict[str, tuple[str, str, str, dict[str, str], bytearray]] = {}
         self._lock = threading.RLock()
-        self._gathered = threading.Event()
+        self._gathered = threading.Event()  # what `gather` waits for
         self._under_way = 0
         self._numbers = itertools.count(int(time.time() * 1e6))
         self._server = _Server(("127.0.0.1", 0), self)
@@ -125,9 +125,8 @@ class ObjectStore:
 
     def put_folder(self, folder: Path, address: str) -> None:
         """Stores every file below a local folder."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.put(f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            self.put(f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def get(self, address: str) -> bytes:
         """Returns an object's bytes. Raises KeyError."""
@@ -415,15 +414,13 @@ class _Handler(BaseHTTPRequestHandler):
             about, data = (part.split(b"\n", 1)[1] for part in body.split(b"--" + boundary[1].encode())[1:3])
             fields = json.loads(_after_headers(about)[1])
             kind_of_data, data = _after_headers(data)
-            data = data.removesuffix(b"\n").removesuffix(b"\r")
-            self._finish(bucket, query.get("name") or fields["name"], kind_of_data, query, data, fault)
+            name, data = query.get("name") or fields["name"], data.removesuffix(b"\n").removesuffix(b"\r")
+            self._finish(bucket, name, kind_of_data, query, data, fault)
         elif kind == "resumable" and "upload_id" not in query:
-            number = str(next(store._numbers))
-            name = query.get("name") or json.loads(body)["name"]
+            number, name = str(next(store._numbers)), query.get("name") or json.loads(body)["name"]
             about = self.headers.get("X-Upload-Content-Type", "application/octet-stream")
             store._uploads[number] = (bucket, name, about, query, bytearray())
-            location = f"{store.url}{_UPLOAD}b/{bucket}/o?uploadType=resumable&upload_id={number}"
-            self._send(200, b"", {"Location": location})
+            self._send(200, b"", {"Location": f"{store.url}{_UPLOAD}b/{bucket}/o?uploadType=resumable&upload_id={number}"})
         elif kind == "resumable" and query["upload_id"] in store._uploads:
             self._resume(query["upload_id"], body, fault)
         else:
@@ -485,12 +482,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.reset:
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            # Lingering for no time makes closing a reset.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # makes closing a reset
             self.close_connection = True
             self.connection.close()
-            return
-        self.wfile.write(body)
+        else:
+            self.wfile.write(body)
 
 
 def _about(bucket: str) -> dict[str, Any]:
