@@ -18,8 +18,6 @@ VQGAN := configs/quickstart_vqgan.py
 FRONT := configs/quickstart_front.py
 CONFIG ?= configs/quickstart.py
 PYTEST_WORKERS ?= 2
-# A step's memory comes in huge pages: on a CPU the kernel spent a fifth of the step on zeroing small ones. glibc reads this at its start.
-RUN_ENV := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 # Test processes run beside each other: one thread each for OpenMP and BLAS. XLA keeps its threads, eight fake devices wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -83,11 +81,11 @@ tpu-env: $(TPU_VENV)/.made
 
 quickstart: $(VENV)/.run
 	$(VENV)/bin/python launch/prepare.py quickstart
-	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(VQGAN)
-	$(RUN_ENV) $(VENV)/bin/python launch/prepare.py codes --vqgan=runs/quickstart_vqgan --dataset=scenes --image_px=64
-	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(FRONT)
-	$(RUN_ENV) $(VENV)/bin/python launch/train.py --config=$(CONFIG)
-	$(RUN_ENV) $(VENV)/bin/python launch/eval.py --config=$(CONFIG)
+	$(VENV)/bin/python launch/train.py --config=$(VQGAN)
+	$(VENV)/bin/python launch/prepare.py codes --vqgan=runs/quickstart_vqgan --dataset=scenes --image_px=64
+	$(VENV)/bin/python launch/train.py --config=$(FRONT)
+	$(VENV)/bin/python launch/train.py --config=$(CONFIG)
+	$(VENV)/bin/python launch/eval.py --config=$(CONFIG)
 
 lint: $(VENV)/.made
 	$(VENV)/bin/ruff check .

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ofa_jax.config.errors import ConfigError, UserError
 from ofa_jax.monitor.exits import REASONS, HangError, tell_end
+from ofa_jax.parallel.huge_pages import start_with_huge_pages
 
 if TYPE_CHECKING:
     from ofa_jax.config.decoding import SweepConfig
@@ -142,4 +143,5 @@ def _evaluate(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main(sys.argv))

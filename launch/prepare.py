@@ -26,6 +26,7 @@ from ofa_jax.config.errors import UserError
 from ofa_jax.data.storage import as_path, exists, is_remote, local_copy
 from ofa_jax.data.storing import names_in, written_whole
 from ofa_jax.monitor.exits import reason_of, tell_end
+from ofa_jax.parallel.huge_pages import start_with_huge_pages
 from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
 
 
@@ -128,4 +129,5 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

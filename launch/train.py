@@ -22,6 +22,7 @@ from ofa_jax.config.load import load_run, run_folder
 from ofa_jax.config.schema import VQGANRunConfig
 from ofa_jax.monitor.exits import REASONS, Life, end_as_hang, end_at_once, is_of_the_disk, reason_of
 from ofa_jax.monitor.heartbeat import Heartbeat
+from ofa_jax.parallel.huge_pages import start_with_huge_pages
 
 
 def main(argv: list[str], life: Life | None = None) -> int:
@@ -142,6 +143,7 @@ def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: li
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     this_life = Life()
     end_at_once(this_life)
     sys.exit(main(sys.argv, this_life))

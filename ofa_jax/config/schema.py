@@ -114,7 +114,7 @@ class ModelConfig:
     layers: Literal["scan", "unroll"] = "unroll"
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["reference", "cudnn", "pallas"] = "reference"  # of training; cudnn: on NVIDIA GPUs, pallas: on TPUs
-    dropout_bits: Literal["threefry", "hash"] = "threefry"  # hash: a few instructions a number, and masks are made again, not kept
+    dropout_bits: Literal["hash", "threefry"] = "hash"  # hash: a few instructions a number, and masks are made again, not kept
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
 
     @property

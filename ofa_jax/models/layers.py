@@ -18,12 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from ofa_jax.models import bits
 from ofa_jax.models.precision import Policy
 from ofa_jax.parallel import layout
 
 Axes = tuple[str | None, ...]
+
+# Names, in policies of `jax.checkpoint`, of what is kept for the gradient. JAX's own policies of products do not look into functions
+# with gradients of their own, where ours stand.
+PRODUCT = "product"  # what `Linear` returns
+ATTENDED = "attended"  # what a faster attention asks for
 
 
 def split_key(key: jax.Array | None, num: int) -> list[jax.Array | None]:
@@ -97,7 +103,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., num_in] -> [..., num_out] in the compute dtype."""
-        return linear(x.astype(self.compute), self.kernel[...], self.bias[...], self.accum)
+        return checkpoint_name(linear(x.astype(self.compute), self.kernel[...], self.bias[...], self.accum), PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -286,13 +292,10 @@ def drop_path_rates(rate: float, num_layers: int) -> np.ndarray:
     return np.linspace(0.0, rate, num_layers, dtype=np.float32)
 
 
-ATTENDED = "attended"  # the name, in policies of `jax.checkpoint`, of what a faster attention keeps for its gradient
-_SENT = jax.checkpoint_policies.save_only_these_names(layout.RECEIVED)
-_DEAR = jax.checkpoint_policies.save_only_these_names(layout.RECEIVED, ATTENDED)
 REMAT: dict[str, Any] = {  # what is kept, by `model.remat`
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _DEAR),
-    "full": _SENT,
+    "dots": jax.checkpoint_policies.save_only_these_names(layout.RECEIVED, ATTENDED, PRODUCT),
+    "full": jax.checkpoint_policies.save_only_these_names(layout.RECEIVED),
 }
 
 
@@ -306,7 +309,7 @@ def run_layers(
       step: called with the module of one layer (no leading axis), the carry and that layer's slice of `xs`.
       xs: a pytree of arrays with leading axis `num` (or None).
       mode: "scan" (one compiled body) or "unroll" (the stack is indexed statically; faster on GPU and CPU).
-      remat: "none"; "dots" keeps only products without batch dimensions and what a faster attention asks for; "full" keeps only the carry.
+      remat: "none"; "dots" keeps only what `Linear` returns and what a faster attention asks for; "full" keeps only the carry.
         Both keep what came from other devices (`layout.received`), which is small and would be sent again.
 
     Returns:

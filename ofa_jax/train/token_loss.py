@@ -91,10 +91,11 @@ def log_probabilities(logits: jax.Array, allowed: jax.Array | np.ndarray | None 
 
 
 def pick(values: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns the entries of `values` [..., padded V] at `ids` int [...], wherever the vocabulary's parts lie."""
-    if layout.vocab_shards() == 1:
-        return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
-    mine = jnp.arange(values.shape[-1]) == (ids - layout.first_id(values.shape[-1]))[..., None]
+    """Returns the entries of `values` [..., padded V] at `ids` int [...], wherever the vocabulary's parts lie.
+
+    A sum with one term, which joins other passes over the vocabulary; the gradient of a gather is a scatter into an array of zeros.
+    """
+    mine = _own_ids(values.shape[-1]) == ids[..., None]
     return layout.vocab_sum(jnp.sum(jnp.where(mine, values, 0), axis=-1))
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from configs.ofa_tiny import get_config
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.models import ofa
-from ofa_jax.models.operations import block_operations, resnet_operations, step_operations
+from ofa_jax.models.operations import block_operations, block_products, resnet_operations, step_operations
 from ofa_jax.train.pretraining import Pretraining
 
 
@@ -118,3 +118,21 @@ def test_components_and_frozen_fronts():
     frozen = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, frozen=("resnet",)))
     assert step_operations(frozen)["resnet"] * 3 == whole["resnet"]
     assert collections.Counter(step_operations(frozen)) - collections.Counter(whole) == {}
+
+
+def test_what_rematerialisation_does_again():
+    """`model.remat=dots` repeats scores and their product with the values, which `Linear` does not make; full repeats what layers do, but
+    for their last product, which nothing backward reads."""
+    config = small()
+
+    def again(remat: str) -> float:
+        model = dataclasses.replace(config.model, remat=remat, layers="scan")
+        return traced(dataclasses.replace(config, model=model), gradient=True, key=True, kinds=("dot_general",))
+
+    layers = [
+        one for block in config.data.row_blocks for one in block_products(config, block) if one.component.endswith(("attention", "ffn"))
+    ]
+    last = sum(one.operations for one in layers if one.component.endswith("ffn")) / 2
+    plain = again("none")
+    np.testing.assert_allclose(again("dots") - plain, sum(one.operations for one in layers if not one.weights), rtol=1e-12)
+    np.testing.assert_allclose(again("full") - plain, sum(one.operations for one in layers) - last, rtol=1e-12)
