@@ -14,7 +14,7 @@ configs/hardware), then what generation takes; nothing is trained and no paramet
   --json=FILE          all numbers
   --hlo=FILE           the compiled step, as XLA prints it
 
-What suits the hardware (model.layers, model.remat, mesh) is taken from its file; a --config.... flag wins. Compiling takes minutes;
+What suits the hardware (model.layers, model.remat, model.attention, mesh) is taken from its file; a --config.... flag wins. Compiling takes minutes;
 JAX_OPTIMIZATION_LEVEL=O0 takes less and gives the same memory and collectives, but code whose own prices (the column "compiler") are ten
 times as long.
 

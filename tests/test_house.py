@@ -32,7 +32,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
     "bench": ("config", "parallel", "models", "decode", "checkpoint", "convert", "train", "monitor", "data.batch"),
     "pods": ("config", "parallel", "models", "decode", "train", "eval.programs"),
-    "doctor": ("config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor", "pods"),
+    "doctor": (
+        "config", "vocab", "parallel", "data", "tasks", "prepare", "models", "checkpoint", "train", "monitor", "pods", "bench.noise",
+    ),
     "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
 }
 NUMPY_SIDE = ("vocab", "metrics", "data", "tasks", "prepare")

@@ -29,6 +29,7 @@ HARDWARE = Hardware(
     compile_options={"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1), "wrap": (True, True, True)},
     layers="scan",
     remat="dots",
+    attention="pallas",
     fsdp=16,
     sources={
         "bf16_flops": _DOC,

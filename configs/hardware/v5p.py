@@ -26,6 +26,7 @@ HARDWARE = Hardware(
     ),
     layers="scan",
     remat="dots",
+    attention="pallas",
     fsdp=16,
     sources=dict.fromkeys(
         ("bf16_flops", "memory_bytes", "memory_rate", "link_rate", "host_network_rate", "host_cores", "host_memory_bytes", "shapes"), _DOC

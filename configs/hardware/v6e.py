@@ -24,6 +24,7 @@ HARDWARE = Hardware(
     shapes=("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     layers="scan",
     remat="dots",
+    attention="pallas",
     fsdp=16,
     sources={
         "bf16_flops": _DOC,

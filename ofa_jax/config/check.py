@@ -126,6 +126,21 @@ def _vocab(config: RunConfig) -> Iterator[str]:
     yield from positive("vocab.pad_multiple", vocab.pad_multiple)
 
 
+def attention_problems(config: RunConfig) -> Iterator[str]:
+    """Yields what `model.attention` cannot do that the config asks of it; nothing for the reference."""
+    model, why = config.model, f"because model.attention={config.model.attention}"
+    if model.attention == "reference":
+        return
+    if model.attention_dropout:
+        yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
+    if model.attention == "cudnn" and config.precision != "bf16":
+        yield f"precision: found {config.precision}, expected bf16, {why}"
+    if model.attention == "pallas" and any(model.prompt_lens):
+        yield f"model.prompt_lens: found {model.prompt_lens}, expected (0, 0), {why}, which does not know prompts"
+    if model.attention == "pallas" and config.precision == "f64":
+        yield f"precision: found f64, expected bf16 or f32, {why}, whose softmax is in f32"
+
+
 def _model(config: RunConfig) -> Iterator[str]:
     model, resnet = config.model, config.model.resnet
     for name in ("width", "ffn_width", "num_heads", "encoder_layers", "decoder_layers", "token_bucket_size", "image_bucket_size",
@@ -146,20 +161,7 @@ def _model(config: RunConfig) -> Iterator[str]:
     yield from at_least("model.adapter_width", model.adapter_width, 0)
     if min(model.prompt_lens) < 0:
         yield f"model.prompt_lens: found {model.prompt_lens}, expected no negative length"
-    if model.attention == "pallas":
-        why = "because model.attention=pallas"
-        if any(model.prompt_lens):
-            yield f"model.prompt_lens: found {model.prompt_lens}, expected (0, 0), {why}, which does not know prompts"
-        if model.attention_dropout:
-            yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
-        if config.precision == "f64":
-            yield f"precision: found f64, expected bf16 or f32, {why}, whose softmax is in f32"
-    if model.attention == "cudnn":
-        why = "because model.attention=cudnn"
-        if model.attention_dropout:
-            yield f"model.attention_dropout: found {model.attention_dropout}, expected 0, {why}, which drops no probabilities"
-        if config.precision != "bf16":
-            yield f"precision: found {config.precision}, expected bf16, {why}"
+    yield from attention_problems(config)
     if not resnet.blocks or min(resnet.blocks) < 1:
         yield f"model.resnet.blocks: found {resnet.blocks}, expected at least one stage with at least one block each"
     if len(resnet.strides) != len(resnet.blocks) or any(stride < 1 for stride in resnet.strides):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from ofa_jax.config.check import attention_problems
 from ofa_jax.config.errors import ConfigError, nearest
 from ofa_jax.config.load import load_run, override, read_config, split_config
 from ofa_jax.config.render import leaves
@@ -47,6 +48,7 @@ class Hardware:
     compile_options: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of the description of a topology, to libtpu
     layers: Literal["scan", "unroll", ""] = ""  # what suits its compiler; "": as the config says
     remat: Literal["none", "dots", "full", ""] = ""
+    attention: Literal["reference", "cudnn", "pallas", ""] = ""  # where the config's attention can be made by it
     fsdp: int = 1  # chips that share the parameters, as far as the number of chips allows
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> where its number is from
 
@@ -104,15 +106,17 @@ def hardware_of(kind: str) -> Hardware | None:
 
 
 def suited(config: Run, hardware: Hardware, *, num_devices: int) -> Run:
-    """Returns the config with what suits the hardware: its compiler's layers and remat, and a mesh where the config leaves it open.
+    """Returns the config with what suits the hardware: its compiler's layers and remat, its attention where it makes what the config asks
+    for, and a mesh where the config leaves it open.
 
     Nothing of it changes what is learned. Raises no error: whether the mesh divides what it splits is for `config.check`.
     """
     if isinstance(config, RunConfig):
         model = config.model
-        config = dataclasses.replace(
-            config, model=dataclasses.replace(model, layers=hardware.layers or model.layers, remat=hardware.remat or model.remat)
-        )
+        model = dataclasses.replace(model, layers=hardware.layers or model.layers, remat=hardware.remat or model.remat)
+        config = dataclasses.replace(config, model=model)
+        faster = dataclasses.replace(config, model=dataclasses.replace(model, attention=hardware.attention or model.attention))
+        config = config if any(attention_problems(faster)) else faster
     if isinstance(config, RunConfig) and config.mesh == MeshConfig():  # a VQGAN's few parameters are whole everywhere
         config = dataclasses.replace(config, mesh=MeshConfig(fsdp=math.gcd(hardware.fsdp, num_devices)))
     return config
@@ -127,7 +131,8 @@ def load_suited(argv: Sequence[str], hardware: Hardware | None, *, kind: str, nu
     spec, overrides, _ = split_config(argv)
     plain, _ = load_run(argv)
     if spec is None or hardware is None:
-        return plain, f"hardware: {kind} has no file in configs/hardware, so model.layers, model.remat and mesh are as the config says"
+        left = "model.layers, model.remat, model.attention and mesh"
+        return plain, f"hardware: {kind} has no file in configs/hardware, so {left} are as the config says"
     config = override(suited(read_config(spec), hardware, num_devices=num_devices), overrides)
     was = leaves(plain)
     changes = [f"{name}={value}" for name, value in leaves(config).items() if was[name] != value]

@@ -19,8 +19,8 @@ from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Hardware, hardware_of
 from ofa_jax.config.load import run_folder
 from ofa_jax.config.render import config_hash
-from ofa_jax.config.schema import AnyRun, VQGANRunConfig
-from ofa_jax.doctor import agreement, datasets, folders, layout, memory, pace, versions
+from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
+from ofa_jax.doctor import agreement, attention, datasets, folders, layout, memory, pace, versions
 from ofa_jax.doctor.report import Finding, Report, failure, from_bytes, lines, to_bytes
 from ofa_jax.monitor.heartbeat import Heartbeat
 from ofa_jax.parallel import hosts
@@ -145,6 +145,8 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
             seen.stage("host", lambda: memory.check_host_memory(config, state, on_cpu=jax.local_devices()[0].platform == "cpu"))
     else:
         seen.stage("memory", lambda: [Finding("memory", "WARN", "not checked, because the mesh does not fit")])
+    if isinstance(config, RunConfig) and config.model.attention != "reference" and not options.elsewhere:
+        seen.stage("attention", lambda: attention.check_attention(config))
     step = pace.predict_step(config, chip, kind=kind, num_devices=num_devices, mfu=options.mfu, step_s=options.step_s)
     if not data_opens:
         found = f"not measured, because the data does not open; {pace.describe(config, step)}"

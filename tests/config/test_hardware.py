@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import pytest
@@ -12,7 +13,7 @@ from configs.ofa_tiny import get_config
 from configs.vqgan_f8 import get_config as get_vqgan
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.hardware import hardware_names, hardware_of, load_hardware, parse_topology, suited
-from ofa_jax.config.schema import MeshConfig
+from ofa_jax.config.schema import MeshConfig, RunConfig
 
 
 @pytest.mark.parametrize("name", hardware_names())
@@ -48,6 +49,18 @@ def test_a_config_takes_what_suits_the_hardware_where_it_leaves_it_open():
     assert suited(config, load_hardware("cpu"), num_devices=8) == config
     vqgan = get_vqgan()
     assert suited(vqgan, load_hardware("v5p"), num_devices=8) == vqgan
+
+
+def test_a_faster_attention_is_taken_where_it_makes_what_the_config_asks_for():
+    config = get_config()
+
+    def taken(config: RunConfig, **model: Any) -> str:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+        return suited(config, load_hardware("v5p"), num_devices=8).model.attention
+
+    assert taken(config) == "pallas"
+    assert taken(config, attention_dropout=0.1) == taken(config, prompt_lens=(4, 4)) == "reference"
+    assert taken(dataclasses.replace(config, precision="f64")) == "reference"
 
 
 def test_a_topology_has_chips_and_hosts():
