@@ -25,9 +25,9 @@ def check_attention(config: RunConfig) -> list[Finding]:
 
     Errors are norms of differences over norms. An attention that cannot run here raises what JAX raises.
     """
-    exact = _gradients(config, attention="reference", precision="f32")
-    theirs = _errors(_gradients(config, attention="reference", precision=config.precision), exact)
-    ours = _errors(_gradients(config, attention=config.model.attention, precision=config.precision), exact)
+    exact = gradients(_small(config, attention="reference", precision="f32"))
+    theirs = errors(gradients(_small(config, attention="reference", precision=config.precision)), exact)
+    ours = errors(gradients(_small(config, attention=config.model.attention, precision=config.precision)), exact)
     excess = {name: error / max(theirs[name], _ROUNDING) for name, error in ours.items()}
     worst = max(excess, key=lambda name: excess[name])
     numbers: dict[str, float | int | str | None] = {"error": ours[worst], "reference_error": theirs[worst], "of": worst}
@@ -40,22 +40,27 @@ def check_attention(config: RunConfig) -> list[Finding]:
     return [Finding("attention", "FAIL", said, f"at most {_MOST:g} times that", advice, numbers)]
 
 
-def _gradients(config: RunConfig, *, attention: str, precision: Any) -> dict[str, np.ndarray]:
+def _small(config: RunConfig, *, attention: Any, precision: Any) -> RunConfig:
+    net = config.model.resnet
     model = dataclasses.replace(
         config.model,
         attention=attention,
         encoder_layers=1,
         decoder_layers=1,
-        resnet=dataclasses.replace(config.model.resnet, blocks=(1,) * len(config.model.resnet.blocks)),
+        resnet=dataclasses.replace(net, blocks=(1,) * len(net.blocks)),
     )
     blocks = tuple(dataclasses.replace(block, rows=_ROWS, classes=()) for block in config.data.blocks)
-    small = dataclasses.replace(
-        config, model=model, precision=precision, mesh=MeshConfig(), data=dataclasses.replace(config.data, blocks=blocks)
-    )
+    return dataclasses.replace(config, model=model, precision=precision, data=dataclasses.replace(config.data, blocks=blocks))
+
+
+def gradients(config: RunConfig) -> dict[str, np.ndarray]:
+    """Returns the loss of a batch of noise and its gradient by every parameter, f64 arrays of the host by name, made on the first device of
+    this host from the same parameters and keys each time; dropout as the config says."""
+    small = dataclasses.replace(config, mesh=MeshConfig())
     objective, mesh = Pretraining(small), make_mesh(MeshConfig(), devices=jax.local_devices()[:1])
 
     @jax.jit
-    def gradients(blocks: Any) -> Any:
+    def made(blocks: Any) -> Any:
         params, stats = objective.init(jax.random.key(0))
 
         def loss(params: Any) -> Any:
@@ -65,13 +70,13 @@ def _gradients(config: RunConfig, *, attention: str, precision: Any) -> dict[str
         return {"loss": value} | {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
 
     with jax.set_mesh(mesh):
-        found = jax.device_get(gradients(noise_batch(small, mesh)))
+        found = jax.device_get(made(noise_batch(small, mesh)))
     return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 
-def _errors(found: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> dict[str, float]:
-    """Norms of differences over norms, which count for no less than a thousandth of the largest: biases of keys have no gradient but
-    rounding, as a softmax does not see what all scores share."""
+def errors(found: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns norms of differences over norms, which count for no less than a thousandth of the largest: biases of keys have no gradient
+    but rounding, as a softmax does not see what all scores share."""
     norms = {name: float(np.linalg.norm(value)) for name, value in exact.items()}
     least = 1e-3 * max(norms.values())
     return {name: float(np.linalg.norm(found[name] - value)) / max(norms[name], least) for name, value in exact.items()}
