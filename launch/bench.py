@@ -51,7 +51,7 @@ _CHOICES = {
     "norm": ("batch", "frozen"),
     "layers": ("unroll", "scan"),
     "remat": ("none", "dots", "full"),
-    "convolution": ("xla", "matmul"),
+    "convolution": ("", "xla", "matmul"),  # "": what suits the device
     "attention": ("reference", "cudnn", "pallas"),
     "dropout-bits": ("hash", "threefry"),
 }

@@ -14,9 +14,9 @@ configs/hardware), then what generation takes; nothing is trained and no paramet
   --json=FILE          all numbers
   --hlo=FILE           the compiled step, as XLA prints it
 
-What suits the hardware (model.layers, model.remat, model.attention, mesh) is taken from its file; a --config.... flag wins. Compiling
-takes minutes; JAX_OPTIMIZATION_LEVEL=O0 takes less and gives the same memory and collectives, but code whose own prices (the column
-"compiler") are ten times as long.
+What suits the hardware (model.layers, .remat, .attention, .convolution, mesh) is taken from its file; a --config.... flag wins.
+Compiling takes minutes; JAX_OPTIMIZATION_LEVEL=O0 takes less and gives the same memory and collectives, but code whose own prices (the
+column "compiler") are ten times as long.
 
 Exit codes: 0 it fits with a tenth of the memory to spare, 1 it does not, 2 a mistake told in one sentence.
 """

@@ -9,10 +9,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ofa_jax.bench.peer import run_peer
 from ofa_jax.bench.protocols import pretraining_step, same_work
 from ofa_jax.bench.steps import StepTimes, group_of, time_step
 from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.hardware import hardware_of
 from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.config.sizes import SIZES
@@ -20,7 +23,6 @@ from ofa_jax.convert.huggingface import config_json
 from ofa_jax.models.operations import sequences_a_row
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-_MODEL = ("convolution", "dropout_bits")
 _WORK = ("rows", "source_len", "target_len", "image_px", "num_patches")
 
 
@@ -60,7 +62,10 @@ def sized(flags: argparse.Namespace, **changes: Any) -> RunConfig:
         raise ConfigError(f"--size: found {flags.size}, expected one of {', '.join(sizes)}")
     config = read_config(str(_CONFIGS / f"ofa_{flags.size}.py"))
     assert isinstance(config, RunConfig)
-    model = dataclasses.replace(config.model, image_norm=flags.norm, **changes, **{name: getattr(flags, name) for name in _MODEL})
+    hardware = hardware_of(jax.devices()[0].device_kind)
+    convolution = flags.convolution or (hardware and hardware.convolution) or config.model.convolution
+    changes |= {"convolution": convolution, "dropout_bits": flags.dropout_bits}
+    model = dataclasses.replace(config.model, image_norm=flags.norm, **changes)
     return dataclasses.replace(config, model=model, precision=flags.precision)
 
 

@@ -49,6 +49,7 @@ class Hardware:
     layers: Literal["scan", "unroll", ""] = ""  # what suits its compiler; "": as the config says
     remat: Literal["none", "dots", "full", ""] = ""
     attention: Literal["reference", "cudnn", "pallas", ""] = ""  # where the config's attention can be made by it
+    convolution: Literal["xla", "matmul", ""] = ""
     fsdp: int = 1  # chips that share the parameters, as far as the number of chips allows
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> where its number is from
 
@@ -106,14 +107,19 @@ def hardware_of(kind: str) -> Hardware | None:
 
 
 def suited(config: Run, hardware: Hardware, *, num_devices: int) -> Run:
-    """Returns the config with what suits the hardware: its compiler's layers and remat, its attention where it makes what the config asks
-    for, and a mesh where the config leaves it open.
+    """Returns the config with what suits the hardware: its compiler's layers, remat and convolution, its attention where it makes what
+    the config asks for, and a mesh where the config leaves it open.
 
     Nothing of it changes what is learned. Raises no error: whether the mesh divides what it splits is for `config.check`.
     """
     if isinstance(config, RunConfig):
         model = config.model
-        model = dataclasses.replace(model, layers=hardware.layers or model.layers, remat=hardware.remat or model.remat)
+        model = dataclasses.replace(
+            model,
+            layers=hardware.layers or model.layers,
+            remat=hardware.remat or model.remat,
+            convolution=hardware.convolution or model.convolution,
+        )
         config = dataclasses.replace(config, model=model)
         faster = dataclasses.replace(config, model=dataclasses.replace(model, attention=hardware.attention or model.attention))
         config = config if any(attention_problems(faster)) else faster
@@ -131,7 +137,7 @@ def load_suited(argv: Sequence[str], hardware: Hardware | None, *, kind: str, nu
     spec, overrides, _ = split_config(argv)
     plain, _ = load_run(argv)
     if spec is None or hardware is None:
-        left = "model.layers, model.remat, model.attention and mesh"
+        left = "model.layers, model.remat, model.convolution, model.attention and mesh"
         return plain, f"hardware: {kind} has no file in configs/hardware, so {left} are as the config says"
     config = override(suited(read_config(spec), hardware, num_devices=num_devices), overrides)
     was = leaves(plain)
