@@ -16,9 +16,9 @@ from ofa_jax.config.findings import (
     at_least,
     data_findings,
     fraction,
-    frozen_findings,
     mesh_findings,
     multiple,
+    named_findings,
     positive,
     resolve_mesh,
     run_findings,
@@ -91,7 +91,7 @@ def _types(node: Any, prefix: str) -> Iterator[str]:
 
 def _run(config: RunConfig) -> Iterator[str]:
     yield from run_findings(config)
-    yield from frozen_findings(config.optimizer.frozen, MODEL_PARTS)
+    yield from named_findings(config.optimizer, MODEL_PARTS)
 
 
 def _loss(config: RunConfig) -> Iterator[str]:

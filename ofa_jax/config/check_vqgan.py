@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ofa_jax.config.errors import nearest
-from ofa_jax.config.findings import at_least, data_findings, frozen_findings, mesh_findings, multiple, positive, run_findings
+from ofa_jax.config.findings import at_least, data_findings, mesh_findings, multiple, named_findings, positive, run_findings
 from ofa_jax.config.schema import BlockConfig, VQGANRunConfig
 
 PARTS = ("vqgan", "discriminator")
@@ -21,7 +21,7 @@ def vqgan_problems(config: VQGANRunConfig, num_devices: int | None, *, training:
     sizes = yield from mesh_findings(config.mesh, num_devices)
     if sizes is not None:
         yield from _data(config, sizes["data"] * sizes["fsdp"])
-    yield from frozen_findings(config.optimizer.frozen, PARTS)
+    yield from named_findings(config.optimizer, PARTS)
     for name in config.init.parts:
         if name not in PARTS:
             yield f"init.parts: found {name}, expected parts of the model; {nearest(name, PARTS)}"

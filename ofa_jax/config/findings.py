@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from ofa_jax.config.errors import nearest
-from ofa_jax.config.schema import AnyRun, DataConfig, MeshConfig
+from ofa_jax.config.schema import AnyRun, DataConfig, MeshConfig, OptimizerConfig
 
 
 def at_least(path: str, value: float, low: float) -> Iterator[str]:
@@ -71,12 +71,14 @@ def run_findings(config: AnyRun) -> Iterator[str]:
     yield from at_least("monitor.trace_step", config.monitor.trace_step, 0)
 
 
-def frozen_findings(entries: Iterable[str], parts: Sequence[str]) -> Iterator[str]:
-    """`optimizer.frozen` begins with a part of the model or a pattern; what lies below is known to the model alone."""
-    for entry in entries:
-        first = entry.split("/")[0]
-        if first not in parts and not re.search(r"[*?\[]", first):
-            yield f"optimizer.frozen: found {entry}, expected parts of the model; {nearest(first, parts)}"
+def named_findings(config: OptimizerConfig, parts: Sequence[str]) -> Iterator[str]:
+    """Entries of `optimizer.frozen` and `optimizer.trained` begin with a part of the model or a pattern; what lies below is known to the
+    model alone."""
+    for field in ("frozen", "trained"):
+        for entry in getattr(config, field):
+            first = entry.split("/")[0]
+            if first not in parts and not re.search(r"[*?\[]", first):
+                yield f"optimizer.{field}: found {entry}, expected parts of the model; {nearest(first, parts)}"
 
 
 def _kept_findings(config: AnyRun) -> Iterator[str]:

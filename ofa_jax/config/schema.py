@@ -312,9 +312,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 5.0
-    frozen: tuple[
-        str, ...
-    ] = ()  # parameters that stay as they are: parts of the model (resnet), paths and patterns (*/layers/ffn, **/*norm)
+    # Parameters that stay as they are: parts of the model (resnet), paths and patterns (*/layers/ffn, **/*norm).
+    frozen: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()  # those that learn alone, named alike; none named: all that are not frozen
     accumulate: int = 1  # micro-batches that a global batch is run in, one after another, for want of memory
     ema_decay: float = 0.0  # 0: no average of the weights is kept; evaluation uses the average where there is one
 

@@ -16,6 +16,7 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from ofa_jax.config.parameters import part_stays
 from ofa_jax.config.schema import ModelConfig, ResNetConfig, RowBlock, RunConfig
 
 TRAIN_FACTOR = 3  # a backward pass takes two products for each of the forward one: by the input and by the weights
@@ -192,7 +193,7 @@ def step_products(config: RunConfig) -> Iterator[tuple[Product, int]]:
         for one in block_products(config, block):
             front = one.component == "resnet"
             copies = 2 if config.loss.r_drop_alpha and not front else 1
-            yield one.times(copies), 1 if front and "resnet" in config.optimizer.frozen else TRAIN_FACTOR
+            yield one.times(copies), 1 if front and part_stays("resnet", config.optimizer) else TRAIN_FACTOR
 
 
 def block_operations(config: RunConfig, block: RowBlock) -> dict[str, float]:

@@ -8,10 +8,9 @@ in the first thousand steps for parameters with tiny gradients, so the transform
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ import optax
 from jax import lax
 
 from ofa_jax.config.errors import UserError
+from ofa_jax.config.parameters import is_named, stays
 from ofa_jax.config.schema import OptimizerConfig
 from ofa_jax.parallel.rules import key_path_parts
 
@@ -57,33 +57,21 @@ def one_minus_power(beta: float, t: jax.Array) -> jax.Array:
     return jnp.ones_like(t) if beta == 0.0 else -jnp.expm1(t * math.log(beta))
 
 
-def is_frozen(name: Sequence[str], frozen: Sequence[str]) -> bool:
-    """Returns whether an entry of `OptimizerConfig.frozen` names the parameter, whose path in the model is `name`.
-
-    An entry names what lies below it too: `resnet`, `encoder/layers/ffn`. In a part, `*`, `?` and `[abc]` stand for letters
-    (`*/layers/self_attention`); `**` stands for any number of parts (`**/*norm`).
-    """
-
-    def matches(pattern: Sequence[str], path: Sequence[str]) -> bool:
-        if not pattern:
-            return True
-        if pattern[0] == "**":
-            return any(matches(pattern[1:], path[start:]) for start in range(len(path)))
-        return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and matches(pattern[1:], path[1:])
-
-    return any(matches(entry.split("/"), name) for entry in frozen)
-
-
-def check_frozen(params: Any, frozen: Sequence[str]) -> None:
-    """Raises `UserError` for the first entry of `OptimizerConfig.frozen` that names no parameter. params: arrays or their shapes."""
+def check_named(params: Any, config: OptimizerConfig) -> None:
+    """Raises `UserError` for the first entry of `config.frozen` or `config.trained` that names no parameter, and where nothing learns.
+    params: arrays or their shapes."""
     names = [key_path_parts(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    for entry in frozen:
-        if not any(is_frozen(name, (entry,)) for name in names):
-            depth = len(entry.split("/"))
-            options = dict.fromkeys("/".join(name[:depth]) for name in names)
-            close = difflib.get_close_matches(entry, options, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}?" if close else f"its parts are {', '.join(dict.fromkeys(name[0] for name in names))}"
-            raise UserError(f"optimizer.frozen: found {entry}, which names no parameter of the model; {hint}")
+    for field in ("frozen", "trained"):
+        for entry in getattr(config, field):
+            if not any(is_named(name, (entry,)) for name in names):
+                depth = len(entry.split("/"))
+                options = dict.fromkeys("/".join(name[:depth]) for name in names)
+                close = difflib.get_close_matches(entry, options, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else f"its parts are {', '.join(dict.fromkeys(name[0] for name in names))}"
+                raise UserError(f"optimizer.{field}: found {entry}, which names no parameter of the model; {hint}")
+    if all(stays(name, config) for name in names):
+        said = f"optimizer.trained: found {', '.join(config.trained)}"
+        raise UserError(f"{said}, all of it in optimizer.frozen, expected something that learns")
 
 
 def has_no_moment(node: Any) -> bool:
@@ -99,16 +87,18 @@ def _map_moments(function: Callable[[jax.Array, jax.Array], jax.Array], moments:
     return jax.tree.map(lambda m, g: m if has_no_moment(m) else function(m, g), moments, grads, is_leaf=has_no_moment)
 
 
-def scale_by_fairseq_adam(*, beta1: float, beta2: float, eps: float, frozen: Sequence[str] = ()) -> optax.GradientTransformationExtraArgs:
+def scale_by_fairseq_adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """Returns the transformation g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t counted from 1.
 
-    Parameters that `frozen` names have no moments (`optax.MaskedNode` stands in their place), and their update is 0. Where `accepted` (bool
-    []) is given and does not hold, the state stays as it is, and the update, which is of no use then, is one of the old moments.
+    Parameters that stay as they are (`config.parameters.stays`) have no moments (`optax.MaskedNode` stands in their place), and their
+    update is 0. Where `accepted` (bool []) is given and does not hold, the state stays as it is, and the update, which is of no use then,
+    is one of the old moments.
     """
+    beta1, beta2, eps = config.beta1, config.beta2, config.eps
 
     def init(params: Any) -> AdamState:
         def moment(path: Any, leaf: jax.Array) -> Any:
-            return optax.MaskedNode() if is_frozen(key_path_parts(path), frozen) else jnp.zeros_like(leaf)
+            return optax.MaskedNode() if stays(key_path_parts(path), config) else jnp.zeros_like(leaf)
 
         mu, nu = (jax.tree_util.tree_map_with_path(moment, params) for _ in range(2))
         return AdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
@@ -157,18 +147,18 @@ def norms_by_part(grads: Any) -> dict[str, jax.Array]:
 def make_optimizer(config: OptimizerConfig, *, steps: int, frozen_norms: bool = False) -> optax.GradientTransformationExtraArgs:
     """Returns clip -> Adam -> decay of all parameters (biases, norms and embeddings too, as in OFA) -> -learning rate.
 
-    What is frozen does not decay: `config.frozen`, which has no moments either, and with `frozen_norms` the scales and biases of the image
-    front's batch norms, which are buffers in the official code. Its gradients must be 0 (`stop_frozen`).
+    What stays as it is does not decay: what the config says, which has no moments either, and with `frozen_norms` the scales and biases
+    of the image front's batch norms, which are buffers in the official code. Its gradients must be 0 (`stop_frozen`).
     """
 
     def decays(path: Any, _: Any) -> bool:
         parts = key_path_parts(path)
-        return not (is_frozen(parts, config.frozen) or (frozen_norms and parts[0] == "resnet" and "norm" in parts[-2]))
+        return not (stays(parts, config) or (frozen_norms and parts[0] == "resnet" and "norm" in parts[-2]))
 
-    mask = functools.partial(jax.tree_util.tree_map_with_path, decays) if config.frozen or frozen_norms else None
+    mask = functools.partial(jax.tree_util.tree_map_with_path, decays) if config.frozen or config.trained or frozen_norms else None
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
-        scale_by_fairseq_adam(beta1=config.beta1, beta2=config.beta2, eps=config.eps, frozen=config.frozen),
+        scale_by_fairseq_adam(config),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
         _scale_by_rate(learning_rate(config, steps=steps)),
     )
@@ -189,12 +179,12 @@ def _scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtr
 
 
 def stop_frozen(params: Any, config: OptimizerConfig) -> Any:
-    """Returns `params` with those that the config freezes cut off from differentiation: no gradient of them is computed."""
+    """Returns `params` with those that stay as they are cut off from differentiation: no gradient of them is computed."""
 
     def stopped(path: Any, leaf: jax.Array) -> jax.Array:
-        return lax.stop_gradient(leaf) if is_frozen(key_path_parts(path), config.frozen) else leaf
+        return lax.stop_gradient(leaf) if stays(key_path_parts(path), config) else leaf
 
-    return jax.tree_util.tree_map_with_path(stopped, params) if config.frozen else params
+    return jax.tree_util.tree_map_with_path(stopped, params) if config.frozen or config.trained else params
 
 
 def average(ema: Any, params: Any, *, decay: float, count: jax.Array) -> Any:

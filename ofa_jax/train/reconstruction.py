@@ -42,7 +42,7 @@ from ofa_jax.models.precision import Policy, policy
 from ofa_jax.models.vqgan import VQGAN, to_pixels
 from ofa_jax.train.keys import REVISION_KEY, run_key
 from ofa_jax.train.loss import LossReport
-from ofa_jax.train.optimizer import check_frozen, make_optimizer
+from ofa_jax.train.optimizer import check_named, make_optimizer
 from ofa_jax.train.perceptual import load_perceptual
 
 SETTLED = 0.75  # share of the run after which temperature and codebook are left alone
@@ -104,14 +104,14 @@ class Reconstruction:
 
     def check(self) -> None:
         """Raises `UserError` when blocks differ in picture side, as their pictures go through the network together, and for an entry of
-        `optimizer.frozen` that names nothing."""
+        `optimizer.frozen` or `optimizer.trained` that names nothing."""
         first, *rest = self.config.data.blocks
         for block in rest:
             if block.image_px != first.image_px:
                 found = f"data.blocks.{block.name}.image_px: found {block.image_px}"
                 raise UserError(f"{found}, expected {first.image_px} as in block {first.name}")
-        if self.config.optimizer.frozen:
-            check_frozen(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer.frozen)
+        if self.config.optimizer.frozen or self.config.optimizer.trained:
+            check_named(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer)
 
     def check_batch(self, batch: Batch, *, num_hosts: int = 1) -> None:
         expected = [block.name for block in self.config.data.blocks]

@@ -129,7 +129,7 @@ def restore_state(
     """Returns the saved state of `step`, placed for the mesh. Checkpoints from before moments of frozen parameters were left out hold them
     still; they are not read. Raises as `CheckpointManager.restore`."""
     wanted = with_shardings(abstract, state_shardings(config, mesh))
-    spare = ("opt_state",) if config.optimizer.frozen else ()
+    spare = ("opt_state",) if config.optimizer.frozen or config.optimizer.trained else ()
     return manager.restore(wanted, step=step, fill=fill, without=without, spare=spare)
 
 

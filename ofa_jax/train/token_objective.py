@@ -11,7 +11,7 @@ import optax
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.schema import BlockConfig, RunConfig
 from ofa_jax.data.batch import Batch
-from ofa_jax.train.optimizer import check_frozen, make_optimizer
+from ofa_jax.train.optimizer import check_named, make_optimizer
 from ofa_jax.train.token_loss import check_targets, range_mask
 
 
@@ -36,8 +36,8 @@ class TokenObjective:
 
     def check(self) -> None:
         check_streams(self.config)
-        if self.config.optimizer.frozen:
-            check_frozen(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer.frozen)
+        if self.config.optimizer.frozen or self.config.optimizer.trained:
+            check_named(jax.eval_shape(self.init, jax.random.key(0))[0], self.config.optimizer)
 
     def check_batch(self, batch: Batch, *, num_hosts: int = 1) -> None:
         check_batch(batch, self.config, num_hosts=num_hosts)

@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from ofa_jax.config.errors import UserError
+from ofa_jax.config.parameters import is_named, part_stays, stays
 from ofa_jax.config.schema import OptimizerConfig
 from ofa_jax.train.optimizer import (
     average,
-    check_frozen,
+    check_named,
     clip_by_global_norm,
-    is_frozen,
     learning_rate,
     make_optimizer,
     norms_by_part,
@@ -115,8 +115,8 @@ LAYERS = {"layers": {"self_attention": {"key": np.ones(2)}, "ffn": {"norm": np.o
 def test_an_entry_names_what_lies_below_it(entry, names):
     params = {"encoder": LAYERS, "decoder": LAYERS}
     paths = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    assert {path for path in paths if is_frozen(path.split("/"), (entry,))} == names
-    check_frozen(params, (entry,))
+    assert {path for path in paths if is_named(path.split("/"), (entry,))} == names
+    check_named(params, dataclasses.replace(CONFIG, trained=(entry,)))
 
 
 def test_an_entry_that_names_nothing_is_told():
@@ -124,9 +124,26 @@ def test_an_entry_that_names_nothing_is_told():
     with pytest.raises(
         UserError, match=r"frozen: found encoder/layers/atention, which names no .* did you mean encoder/layers/self_attention"
     ):
-        check_frozen(params, ("decoder", "encoder/layers/atention"))
+        check_named(params, dataclasses.replace(CONFIG, frozen=("decoder", "encoder/layers/atention")))
     with pytest.raises(UserError, match=r"found \*/xyz, which names no parameter of the model; its parts are decoder, encoder"):
-        check_frozen(params, ("*/xyz",))
+        check_named(params, dataclasses.replace(CONFIG, trained=("*/xyz",)))
+    with pytest.raises(UserError, match=r"trained: found encoder/norm, all of it in optimizer.frozen"):
+        check_named(params, dataclasses.replace(CONFIG, frozen=("encoder",), trained=("encoder/norm",)))
+
+
+def test_what_is_named_as_trained_learns_alone():
+    def learn(**names: tuple[str, ...]) -> set[str]:
+        config = dataclasses.replace(CONFIG, **names)
+        paths = ("encoder/layers/ffn/norm/bias", "encoder/layers/ffn/expand/bias", "encoder/layers/ffn/expand/kernel", "resnet/norm/bias")
+        return {path for path in paths if not stays(path.split("/"), config)}
+
+    assert len(learn()) == 4
+    assert learn(trained=("**/*norm/bias", "**/ffn/*/bias"), frozen=("resnet",)) == {
+        "encoder/layers/ffn/norm/bias", "encoder/layers/ffn/expand/bias",
+    }  # fmt: skip
+    assert learn(trained=("resnet",)) == {"resnet/norm/bias"}
+    for trained, whole in (((), False), (("**/bias",), False), (("encoder",), True), (("*/layers",), False), (("resnet/stem",), False)):
+        assert part_stays("resnet", dataclasses.replace(CONFIG, trained=trained)) == whole
 
 
 def test_no_moments_are_kept_of_what_is_frozen():
