@@ -400,6 +400,11 @@ class CheckpointManager:
 
         return RestoredParams(shaped(part, abstract_params), shaped("stats", abstract_stats), step, part == "ema")
 
+    def parameter_paths(self, step: int | None = None) -> set[tuple[str, ...]]:
+        """Returns the paths in the model of all parameters that a checkpoint (default: the newest) holds."""
+        stored = self._metadata(self._resolve(step)).metadata
+        return {tuple(name.split("/")) for name in walk(stored["ema" if "ema" in stored else "params"])}
+
     def _resolve(self, step: int | None) -> int:
         steps = self.steps()
         if not steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -41,9 +42,14 @@ def from_parts(abstract_state: Any, parts: dict[str, Any]) -> Any:
 
 def nested(tree: Any) -> dict[str, Any]:
     """Returns one part as nested dicts."""
+    return from_paths({key_path_parts(path) or ("value",): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]})
+
+
+def from_paths(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Returns nested dicts with each leaf at its path."""
     out: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        _put(out, key_path_parts(path) or ("value",), leaf)
+    for path, leaf in leaves.items():
+        _put(out, path, leaf)
     return out
 
 

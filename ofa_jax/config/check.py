@@ -159,6 +159,8 @@ def _model(config: RunConfig) -> Iterator[str]:
     yield from positive("model.resnet.norm_eps", resnet.norm_eps)
     yield from at_least("model.norm_group", model.norm_group, 0)
     yield from at_least("model.adapter_width", model.adapter_width, 0)
+    yield from at_least("model.lora_rank", model.lora_rank, 0)
+    yield from positive("model.lora_alpha", model.lora_alpha)
     if min(model.prompt_lens) < 0:
         yield f"model.prompt_lens: found {model.prompt_lens}, expected no negative length"
     yield from attention_problems(config)

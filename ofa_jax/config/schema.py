@@ -109,6 +109,8 @@ class ModelConfig:
     adapter_width: int = 0  # inner width of the adapter behind each feed-forward ("adapter" of the official light fine-tuning); 0: none
     prompt_lens: tuple[int, int] = (0, 0)  # learned keys and values before those of self attention: encoder's and decoder's; 0: none
     prompt_dropout: float = 0.2
+    lora_rank: int = 0  # of the update beside the query and value projections of every attention (arXiv 2106.09685); 0: none
+    lora_alpha: float = 16.0  # over the rank: what the update counts
     image_norm: Literal["batch", "frozen"] = "batch"  # batch statistics in training, or running ones, never written
     norm_group: int = 0  # consecutive images of a stream that share statistics; 0: the whole stream over all devices
     layers: Literal["scan", "unroll"] = "unroll"
@@ -116,6 +118,11 @@ class ModelConfig:
     attention: Literal["reference", "cudnn", "pallas"] = "reference"  # of training; cudnn: on NVIDIA GPUs, pallas: on TPUs
     dropout_bits: Literal["hash", "threefry"] = "hash"  # hash: a few instructions a number, and masks are made again, not kept
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
+
+    @property
+    def lora(self) -> tuple[int, float]:
+        """Rank and scale of the low-rank updates."""
+        return self.lora_rank, self.lora_alpha / max(self.lora_rank, 1)
 
     @property
     def head_width(self) -> int:

@@ -29,6 +29,7 @@ from ofa_jax.convert.torch_file import write_torch
 from ofa_jax.convert.weights import Weights, fill, from_state, grown, shapes, to_fairseq_names, to_state
 from ofa_jax.convert.whole_file import new_place
 from ofa_jax.models import ofa
+from ofa_jax.models.lora import merged
 from ofa_jax.parallel.mesh import on_first_device
 from ofa_jax.vocab import gpt2_bpe
 from ofa_jax.vocab.tokenizer import load_tokenizer
@@ -159,7 +160,8 @@ def export(checkpoint: Path, out: Path, *, layout: str | None = None, progress: 
 
 
 def restore(checkpoint: Path) -> tuple[RunConfig, Weights, str]:
-    """Returns (config, weights as NumPy arrays, a phrase that names the step) of a run of ours. Raises CheckpointError without one."""
+    """Returns (config, weights as NumPy arrays, a phrase that names the step) of a run of ours, low-rank updates added to their matrices.
+    Raises CheckpointError without one."""
     folder, step = find_run(checkpoint)
     manager = CheckpointManager(folder, read_only=True)
     config = manager.config(step)
@@ -167,8 +169,9 @@ def restore(checkpoint: Path) -> tuple[RunConfig, Weights, str]:
     stats = jax.eval_shape(lambda: ofa.init_stats(config.model))
     found = manager.restore_params(on_first_device(params), on_first_device(stats), step=step)
     averaged = " (averaged weights)" if found.averaged else ""
-    weights = Weights(jax.tree.map(np.asarray, found.params), jax.tree.map(np.asarray, found.stats))
-    return config, weights, f"step {found.step} of {manager.directory}{averaged}"
+    whole, model = merged(jax.tree.map(np.asarray, found.params), config.model)
+    weights = Weights(whole, jax.tree.map(np.asarray, found.stats))
+    return dataclasses.replace(config, model=model), weights, f"step {found.step} of {manager.directory}{averaged}"
 
 
 def describe(path: Path) -> str:

@@ -105,14 +105,16 @@ class Attention(nnx.Module):
         keep: bool,
         policy: Policy,
         stack: int = 0,
+        lora: tuple[int, float] = (0, 0.0),
     ):
-        """keep: whether the gradient may keep the probabilities, if it need not."""
+        """keep: whether the gradient may keep the probabilities, if it need not. lora: (rank, scale) of an update of the query and value
+        projections (`Linear`)."""
         if kind not in ATTENTION:
             raise ValueError(f"model.attention: found {kind!r}, expected one of {sorted(ATTENTION)}")
         into, out = ("width", "heads"), ("heads", "width")
-        self.query = Linear(width, width, into, std=std, policy=policy, stack=stack)
+        self.query = Linear(width, width, into, std=std, policy=policy, stack=stack, lora=lora)
         self.key = Linear(width, width, into, std=std, policy=policy, stack=stack)
-        self.value = Linear(width, width, into, std=std, policy=policy, stack=stack)
+        self.value = Linear(width, width, into, std=std, policy=policy, stack=stack, lora=lora)
         self.out = Linear(width, width, out, std=std, policy=policy, stack=stack)
         self.head_scale = parameter((num_heads,), ("heads",), value=1.0, policy=policy, stack=stack)
         self.num_heads, self.scale = num_heads, (width // num_heads * scale_factor) ** -0.5

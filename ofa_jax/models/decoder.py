@@ -83,7 +83,7 @@ class DecoderLayer(nnx.Module):
         def attention() -> Attention:
             return Attention(
                 width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
-                kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack,
+                kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack, lora=config.lora,
             )  # fmt: skip
 
         self.self_norm, self.self_attention, self.self_out_norm = norm(), attention(), norm()

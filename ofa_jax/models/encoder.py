@@ -55,7 +55,7 @@ class EncoderLayer(nnx.Module):
         self.self_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.self_attention = Attention(
             width, config.num_heads, scale_factor=config.attn_scale_factor, rate=config.attention_dropout, std=std,
-            kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack,
+            kind=config.attention, keep=config.remat != "full", policy=policy, stack=stack, lora=config.lora,
         )  # fmt: skip
         self.self_out_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)
         self.ffn_norm = LayerNorm(width, eps=eps, policy=policy, stack=stack)

@@ -94,16 +94,50 @@ _LARGE = 2**20  # elements above which a tensor gets its own draw, so that no lo
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`; kernel ~ N(0, std), bias 0 (the BERT-style initialisation that ends OFA's constructor)."""
+    """`x @ kernel + bias`; kernel ~ N(0, std), bias 0 (the BERT-style initialisation that ends OFA's constructor).
 
-    def __init__(self, num_in: int, num_out: int, axes: Axes, *, std: float, policy: Policy, stack: int = 0):
+    With `lora` = (rank, scale), `scale * (x @ down) @ up` is added, which is 0 at the start.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        axes: Axes,
+        *,
+        std: float,
+        policy: Policy,
+        stack: int = 0,
+        lora: tuple[int, float] = (0, 0.0),
+    ):
         self.kernel = parameter((num_in, num_out), axes, std=std, policy=policy, stack=stack)
         self.bias = parameter((num_out,), axes[1:], policy=policy, stack=stack)
         self.compute, self.accum = policy.compute, policy.accum
+        self.updated = lora[0] > 0
+        if self.updated:
+            self.lora = LowRank(num_in, num_out, axes, rank=lora[0], scale=lora[1], policy=policy, stack=stack)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., num_in] -> [..., num_out] in the compute dtype."""
-        return checkpoint_name(linear(x.astype(self.compute), self.kernel[...], self.bias[...], self.accum), PRODUCT)
+        x = x.astype(self.compute)
+        y = linear(x, self.kernel[...], self.bias[...], self.accum)
+        return checkpoint_name(y + self.lora(x) if self.updated else y, PRODUCT)
+
+
+class LowRank(nnx.Module):
+    """The update of a matrix by a product of two thin ones (LoRA, Hu et al. 2021, arXiv 2106.09685, section 4.1): down ~ N(0, 1 / num_in),
+    up 0."""
+
+    def __init__(self, num_in: int, num_out: int, axes: Axes, *, rank: int, scale: float, policy: Policy, stack: int = 0):
+        self.down = parameter((num_in, rank), (axes[0], None), std=num_in**-0.5, policy=policy, stack=stack)
+        self.up = parameter((rank, num_out), (None, axes[1]), policy=policy, stack=stack)
+        self.scale, self.accum = scale, policy.accum
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., num_in] -> [..., num_out] in x's dtype."""
+        down, up = self.down[...], self.up[...]
+        hidden = linear(x, down, jnp.zeros(down.shape[-1:], down.dtype), self.accum)
+        return linear(self.scale * hidden, up, jnp.zeros(up.shape[-1:], up.dtype), self.accum)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

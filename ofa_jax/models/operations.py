@@ -95,6 +95,7 @@ def encoder_products(model: ModelConfig, *, text: int, patches: int = 0, sampled
             _linear("encoder/ffn", n, d, model.ffn_width),
             _linear("encoder/ffn", n, model.ffn_width, d),
             *_adapter("encoder/ffn", model, n),
+            *2 * _low_rank("encoder/attention", model, n),
         ],
         model.encoder_layers,
     )
@@ -117,6 +118,9 @@ def decoder_products(model: ModelConfig, *, target: int, memory: int, sampled: b
             _linear("decoder/ffn", t, d, model.ffn_width),
             _linear("decoder/ffn", t, model.ffn_width, d),
             *_adapter("decoder/ffn", model, t),
+            *2 * _low_rank("decoder/self_attention", model, t),
+            *_low_rank("decoder/cross_attention", model, t),
+            *_low_rank("decoder/cross_attention", model, n),
         ],
         model.decoder_layers,
     )
@@ -128,6 +132,12 @@ def decoder_products(model: ModelConfig, *, target: int, memory: int, sampled: b
 def _adapter(component: str, model: ModelConfig, positions: int) -> list[Product]:
     width, inner = model.width, model.adapter_width
     return [_linear(component, positions, width, inner), _linear(component, positions, inner, width)] if inner else []
+
+
+def _low_rank(component: str, model: ModelConfig, positions: int) -> list[Product]:
+    """The update beside one projection."""
+    width, rank = model.width, model.lora_rank
+    return [_linear(component, positions, width, rank), _linear(component, positions, rank, width)] if rank else []
 
 
 def _positions(component: str, queries: int, keys: int, width: int) -> Iterator[Product]:

@@ -82,9 +82,10 @@ def small(*, kept: int = 0) -> RunConfig:
     return dataclasses.replace(config, data=data, loss=loss)
 
 
-@pytest.mark.parametrize("kept", [0, 10])
-def test_a_forward_pass_has_the_products_that_are_counted(kept: int):
+@pytest.mark.parametrize(("kept", "rank"), [(0, 0), (10, 3)])
+def test_a_forward_pass_has_the_products_that_are_counted(kept: int, rank: int):
     config = small(kept=kept)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora_rank=rank))
     counted = sum(sum(block_operations(config, block).values()) for block in config.data.row_blocks)
     np.testing.assert_allclose(traced(config, gradient=False, key=bool(kept)), counted, rtol=1e-12)
 

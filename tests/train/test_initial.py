@@ -68,6 +68,20 @@ def test_all_parts_and_one_checkpoint_by_its_path(first, mesh):
     assert isinstance(state.params, nnx.State) and equal(state.params, stored.ema)
 
 
+def test_what_light_fine_tuning_adds_stays_as_it_was_drawn(first, mesh):
+    folder, stored = first
+    model = dataclasses.replace(ONE_BLOCK.model, lora_rank=2, adapter_width=3)
+    config = dataclasses.replace(ONE_BLOCK, model=model, init=InitConfig(str(folder)))
+    drawn = init_state(config, mesh)
+    state, said = take_parameters(config, drawn)
+    added = {path: leaf for path, leaf in nnx.to_flat_state(drawn.params) if {"lora", "adapter"} & set(path)}
+    count = sum(leaf.size for leaf in added.values())
+    assert said.endswith(f"averaged weights; drawn: {count:,} of adapter, lora, which it has not")
+    ours, theirs = dict(nnx.to_flat_state(state.params)), dict(nnx.to_flat_state(stored.ema))
+    assert set(ours) == set(theirs) | set(added)
+    assert equal({path: ours[path] for path in theirs}, theirs) and equal({path: ours[path] for path in added}, added)
+
+
 def test_what_does_not_fit_is_one_sentence(first, mesh, tmp_path):
     folder, _ = first
 
