@@ -1,7 +1,9 @@
 """The live view of folders as runs leave them: what a frame says, and that it follows files that grow and are cut."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -140,7 +142,10 @@ def test_the_command_prints_one_frame_or_one_sentence(run, capsys):
 def test_it_refreshes_until_it_is_interrupted(run):
     """Frame over frame, each from the top left corner; Ctrl-C ends it without a word."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch" / "live.py"), f"--workdir={run}", "--every_s=0.1"], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "launch" / "live.py"), f"--workdir={run}", "--every_s=0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # shells' jobs behind an & ignore it, and so do theirs
     )
     try:
         seen = ""
@@ -149,9 +154,9 @@ def test_it_refreshes_until_it_is_interrupted(run):
         append(run / "metrics.jsonl", record(500))
         while "step 500 of 1,000" not in seen:
             seen += process.stdout.readline()
-        process.send_signal(2)
-        process.stdout.read()
-        assert process.wait(30) == 0
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
     finally:
         process.kill()
         process.wait()
