@@ -31,6 +31,6 @@ def test_a_step_is_the_same_however_it_is_run(expected: dict[str, np.ndarray], l
 
 
 def test_other_bits_are_other_masks(expected: dict[str, np.ndarray]):
-    threefry = one_step(with_attention("reference"), LAYOUTS["one device"])
+    threefry = one_step(with_attention("reference", dropout_bits="threefry"), LAYOUTS["one device"])
     assert threefry["loss"] != expected["loss"]
     np.testing.assert_allclose(threefry["loss"], expected["loss"], rtol=0.02)
