@@ -145,7 +145,7 @@ def examine(config: AnyRun, options: Options, *, say: Callable[[str], None], ent
             seen.stage("host", lambda: memory.check_host_memory(config, state, on_cpu=jax.local_devices()[0].platform == "cpu"))
     else:
         seen.stage("memory", lambda: [Finding("memory", "WARN", "not checked, because the mesh does not fit")])
-    if isinstance(config, RunConfig) and config.model.attention != "reference" and not options.elsewhere:
+    if isinstance(config, RunConfig) and config.objective == "ofa" and config.model.attention != "reference" and not options.elsewhere:
         seen.stage("attention", lambda: attention.check_attention(config))
     step = pace.predict_step(config, chip, kind=kind, num_devices=num_devices, mfu=options.mfu, step_s=options.step_s)
     if not data_opens:

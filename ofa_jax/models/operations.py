@@ -94,8 +94,8 @@ def encoder_products(model: ModelConfig, *, text: int, patches: int = 0, sampled
             _linear("encoder/attention", n, d, d),
             _linear("encoder/ffn", n, d, model.ffn_width),
             _linear("encoder/ffn", n, model.ffn_width, d),
-            *_adapter("encoder/ffn", model, n),
-            *2 * _low_rank("encoder/attention", model, n),
+            *_bottleneck("encoder/ffn", n, d, model.adapter_width),
+            *2 * _bottleneck("encoder/attention", n, d, model.lora_rank),
         ],
         model.encoder_layers,
     )
@@ -117,10 +117,10 @@ def decoder_products(model: ModelConfig, *, target: int, memory: int, sampled: b
             _linear("decoder/cross_attention", t, d, d),
             _linear("decoder/ffn", t, d, model.ffn_width),
             _linear("decoder/ffn", t, model.ffn_width, d),
-            *_adapter("decoder/ffn", model, t),
-            *2 * _low_rank("decoder/self_attention", model, t),
-            *_low_rank("decoder/cross_attention", model, t),
-            *_low_rank("decoder/cross_attention", model, n),
+            *_bottleneck("decoder/ffn", t, d, model.adapter_width),
+            *2 * _bottleneck("decoder/self_attention", t, d, model.lora_rank),
+            *_bottleneck("decoder/cross_attention", t, d, model.lora_rank),
+            *_bottleneck("decoder/cross_attention", n, d, model.lora_rank),
         ],
         model.decoder_layers,
     )
@@ -129,15 +129,9 @@ def decoder_products(model: ModelConfig, *, target: int, memory: int, sampled: b
         yield Product("decoder/positions", 2.0 * t * n * d, (t + n) * d, 0.0)
 
 
-def _adapter(component: str, model: ModelConfig, positions: int) -> list[Product]:
-    width, inner = model.width, model.adapter_width
+def _bottleneck(component: str, positions: int, width: int, inner: int) -> list[Product]:
+    """Down to `inner` and up again: an adapter, or the update beside a projection; nothing where `inner` is 0."""
     return [_linear(component, positions, width, inner), _linear(component, positions, inner, width)] if inner else []
-
-
-def _low_rank(component: str, model: ModelConfig, positions: int) -> list[Product]:
-    """The update beside one projection."""
-    width, rank = model.width, model.lora_rank
-    return [_linear(component, positions, width, rank), _linear(component, positions, rank, width)] if rank else []
 
 
 def _positions(component: str, queries: int, keys: int, width: int) -> Iterator[Product]:

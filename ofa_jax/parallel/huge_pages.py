@@ -48,4 +48,5 @@ def steps_run_on_cpu(environ: Mapping[str, str]) -> bool:
     is not asked, which would take a second and start what cannot be started twice."""
     if platforms := environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
-    return importlib.util.find_spec("libtpu") is None and not importlib.metadata.entry_points(group="jax_plugins")
+    installed = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
+    return not installed and not importlib.metadata.entry_points(group="jax_plugins")

@@ -70,8 +70,8 @@ def check_named(params: Any, config: OptimizerConfig) -> None:
                 hint = f"did you mean {close[0]}?" if close else f"its parts are {', '.join(dict.fromkeys(name[0] for name in names))}"
                 raise UserError(f"optimizer.{field}: found {entry}, which names no parameter of the model; {hint}")
     if all(stays(name, config) for name in names):
-        said = f"optimizer.trained: found {', '.join(config.trained)}"
-        raise UserError(f"{said}, all of it in optimizer.frozen, expected something that learns")
+        said = f"optimizer.trained: found {', '.join(config.trained)}, all of it in" if config.trained else "optimizer.frozen: found all in"
+        raise UserError(f"{said} optimizer.frozen={','.join(config.frozen)}, expected something that learns")
 
 
 def has_no_moment(node: Any) -> bool:
