@@ -26,13 +26,15 @@ def main(argv: list[str]) -> int:
     failing, code = map(int, flags["fail"].split(":"))
     path = Path(f"{flags['checkpoint']}.{place}")
     step = int(path.read_text()) if path.exists() else 0
+    written = path.with_name(f"{path.name}.new")
     asked_to_stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked_to_stop.append(number))
     print(f"process {place} of {count} begins at step {step}", flush=True)
     while step < int(flags["steps"]) and not (flags["until"] and Path(flags["until"]).exists()):
         time.sleep(float(flags["pause_s"]))
         step += 1
-        path.write_text(str(step))
+        written.write_text(str(step))
+        written.replace(path)  # it can be killed at any moment, and the file is whole then
         print(f"step {step}", flush=True)
         if asked_to_stop:
             print(f"stopped by a signal at step {step} and saved; the same command goes on", flush=True)
