@@ -78,7 +78,7 @@ def _show(argv: list[str]) -> int:
     # A page needs no accelerator, and one that trains must not be disturbed. JAX is imported for the codes of pictures alone.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-    from ofa_jax.config.debug import uses_fixtures
+    from ofa_jax.config.debug import datasets_of, uses_fixtures
     from ofa_jax.eval.batch_page import write_batch_page
     from ofa_jax.eval.batch_rows import Selection, check_selection
     from ofa_jax.eval.countdown import Countdown
@@ -89,7 +89,7 @@ def _show(argv: list[str]) -> int:
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 
-        print(f"fixtures: {fixtures.write(config.data.dir)}")
+        print(f"fixtures: {fixtures.write(config.data.dir, datasets=datasets_of(config))}")
     say = lambda line: print(line, flush=True)  # noqa: E731
     rows = Countdown("rows of the batch", sum(block.rows for block in config.data.blocks), say)
     pipeline, _ = training_pipeline(config, after_row=rows)

@@ -60,7 +60,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _soak(argv: list[str]) -> int:
     from ofa_jax.config.check import check
-    from ofa_jax.config.debug import uses_fixtures
+    from ofa_jax.config.debug import datasets_of, uses_fixtures
     from ofa_jax.config.load import load_run, run_folder
     from ofa_jax.tasks.soak import SoakOptions, soak
 
@@ -74,7 +74,7 @@ def _soak(argv: list[str]) -> int:
     if uses_fixtures(config):
         from ofa_jax.prepare import fixtures
 
-        print(f"fixtures: {fixtures.write(config.data.dir)}")
+        print(f"fixtures: {fixtures.write(config.data.dir, datasets=datasets_of(config))}")
     received: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda found, _: received.append(signal.Signals(found).name))

@@ -87,7 +87,7 @@ def _train(argv: list[str], life: Life) -> str:
 
 def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: list[str]) -> str:
     """What follows once the hosts have found each other: the config is that of their devices."""
-    from ofa_jax.config.debug import uses_fixtures
+    from ofa_jax.config.debug import datasets_of, uses_fixtures
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.usage import Usage
     from ofa_jax.parallel import hosts
@@ -103,7 +103,7 @@ def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: li
         from ofa_jax.prepare import fixtures
 
         for _ in hosts.one_after_another():
-            print(f"fixtures: {fixtures.write(config.data.dir)}")
+            print(f"fixtures: {fixtures.write(config.data.dir, datasets=datasets_of(config))}")
     workdir = run_folder(config)
     quarantine = Quarantine(
         workdir / f"rejects_{hosts.index()}.jsonl", max_fraction=config.data.max_reject_fraction, grace=config.data.reject_grace

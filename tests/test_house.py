@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "checkpoint": ("config", "parallel", "__version__"),
     "decode": ("config", "parallel", "models", "vocab.trie"),
     "convert": ("config", "vocab", "parallel", "models", "checkpoint"),
-    "train": ("config", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
+    "train": ("config", "vocab", "parallel", "models", "decode", "checkpoint", "monitor", "data.batch"),
     "bench": ("config", "parallel", "models", "decode", "checkpoint", "convert", "train", "monitor", "data.batch"),
     "pods": ("config", "parallel", "models", "decode", "train", "eval.programs"),
     "doctor": (

@@ -23,19 +23,11 @@ from ofa_jax.config.findings import (
     resolve_mesh,
     run_findings,
 )
+from ofa_jax.config.rows import ANSWERS, CODE_ROWS, PROMPTED_ROWS, SEQUENCES_PER_ITEM, TASK_NAMES
 from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
 
-# Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
-# of every image-text pair). `tasks/table.ROWS` says which tasks these are; a test holds the two together.
-SEQUENCES_PER_ITEM = {
-    "pairs": {"caption": 2, "question": 2, "grounding": 2},
-    "images": {"detection": 1, "image_infilling": 1},
-    "text": {"text_infilling": 1},
-}
-TASK_NAMES = (
-    "captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling", "text_infilling",
-)  # fmt: skip
 BOX_TASKS = ("grounding", "grounded_captioning", "detection")
+CODE_TASKS = ("image_infilling", "image_generation")
 MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 
@@ -107,11 +99,24 @@ def _loss(config: RunConfig) -> Iterator[str]:
         yield from at_least(f"loss.{name}", updates, 0)
     yield from fraction("loss.encouraging_log_end", loss.encouraging_log_end, open_end=False)
     yield from at_least("loss.r_drop_alpha", loss.r_drop_alpha, 0)
+    yield from fraction("loss.decoder_noise", loss.decoder_noise, open_end=True)
+    yield from _closed_set(config)
     if config.objective == "picture_words":
         for field in dataclasses.fields(loss):
             value = getattr(loss, field.name)
             if field.name not in ("label_smoothing", "logit_chunk") and value != field.default:
                 yield f"loss.{field.name}: found {value}, expected {field.default} for objective=picture_words, whose rows are no tokens"
+
+
+def _closed_set(config: RunConfig) -> Iterator[str]:
+    found = f"loss.answers: found {config.loss.answers}"
+    if config.loss.answers and config.loss.constraint_range:
+        yield f"{found} beside loss.constraint_range={config.loss.constraint_range}, expected one of the two"
+    if config.loss.answers == "task":
+        rows = sorted({source.row for block in config.data.blocks for source in block.sources})
+        sets = {frozenset(ANSWERS.get(row, ())) for row in rows}
+        if len(sets) != 1 or frozenset() in sets:
+            yield f"{found} with rows {', '.join(rows) or 'none'}, expected rows of one set of answers: {', '.join(ANSWERS)}"
 
 
 def _vocab(config: RunConfig) -> Iterator[str]:
@@ -210,7 +215,7 @@ def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
         if block.stream == "pictures":
             yield f"data.blocks.{block.name}.stream: found pictures, expected pairs, images or text, because OFA reads sequences"
             continue
-        if config.objective == "picture_words" and (block.stream == "text" or any(s.row == "image_infilling" for s in block.sources)):
+        if config.objective == "picture_words" and (block.stream == "text" or any(s.reads_codes for s in block.sources)):
             yield f"data.blocks.{block.name}: found rows without a whole picture, expected none for objective=picture_words"
         if config.objective == "picture_words" and block.image_px != config.data.blocks[0].image_px:
             first = config.data.blocks[0]
@@ -238,7 +243,8 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     else:
         yield from _rows_on_devices(config, f"{path}.rows", block.rows, block.stream, num_devices)
     yield from _length(config, f"{path}.source_len", block.source_len)
-    yield from _length(config, f"{path}.target_len", block.target_len)
+    yield from _length(config, f"{path}.target_len", block.target_len, codes=all(source.row in CODE_ROWS for source in block.sources))
+    yield from _prompts(config, block)
     yield from _sources(config, block)
     if block.rand_augment and block.augment != "random_resize_crop":
         yield f"{path}.rand_augment: found true with augment={block.augment}, expected random_resize_crop, behind which OFA applies it"
@@ -253,6 +259,23 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     grid = block.image_px // max(1, model.resnet.stride)
     if not 0 <= block.num_patches <= grid**2:
         yield f"{path}.num_patches: found {block.num_patches}, expected 0 (all) or at most {grid**2}, the {grid}x{grid} grid of the picture"
+
+
+def _prompts(config: RunConfig, block: BlockConfig) -> Iterator[str]:
+    """The decoder reads the source, and then the target: both need a place, and one shape."""
+    path, prompted = f"data.blocks.{block.name}", {source.row for source in block.sources if source.row in PROMPTED_ROWS}
+    if not prompted:
+        return
+    if others := sorted({source.row for source in block.sources} - prompted):
+        yield f"{path}.sources: found rows {', '.join(others)} beside {', '.join(sorted(prompted))}, expected a block of their own"
+    if block.classes:
+        yield f"{path}.classes: found them with rows whose decoder reads the source, expected none"
+    limit = min(config.model.max_positions, config.model.num_target_positions)
+    if block.decoder_len > limit:
+        yield (
+            f"{path}: found source_len={block.source_len} and target_len={block.target_len}, expected at most {limit + 1} together, as "
+            "the decoder reads the source before the target"
+        )
 
 
 def _rows_on_devices(config: RunConfig, path: str, rows: int, stream: str, num_devices: int | None) -> Iterator[str]:
@@ -285,11 +308,11 @@ def _classes(config: RunConfig, block: BlockConfig, num_devices: int | None) -> 
         yield f"{path}: found {found} rows, expected the block's rows={block.rows} together"
 
 
-def _length(config: RunConfig, path: str, length: int) -> Iterator[str]:
-    """`path` ends in source_len or target_len."""
+def _length(config: RunConfig, path: str, length: int, *, codes: bool = False) -> Iterator[str]:
+    """`path` ends in source_len or target_len. Image codes have places in a picture, which the 1-D buckets need not reach."""
     model = config.model
     rows = "num_source_positions" if path.endswith("source_len") else "num_target_positions"
-    name, limit = min(((name, getattr(model, name)) for name in ("max_positions", rows)), key=lambda pair: pair[1])
+    name, limit = min(((name, getattr(model, name)) for name in ((rows,) if codes else ("max_positions", rows))), key=lambda pair: pair[1])
     if not 2 <= length <= limit:
         yield f"{path}: found {length}, expected 2 to model.{name}={limit} tokens"
 
@@ -329,7 +352,7 @@ def _sources(config: RunConfig, block: BlockConfig) -> Iterator[str]:
         seen.add(key)
         yield from _codes_fit(config, line, source.row, image_px=block.image_px, target_path=f"data.blocks.{block.name}.target_len",
                               target_len=block.target_len)  # fmt: skip
-        if source.row in ("grounding", "detection") and block.image_px > config.vocab.canvas_px:
+        if source.row in ("grounding", "referring", "detection") and block.image_px > config.vocab.canvas_px:
             yield (
                 f"data.blocks.{block.name}.image_px: found {block.image_px}, expected at most vocab.canvas_px={config.vocab.canvas_px}, "
                 f"because boxes of {source.row} rows have no bins beyond the canvas"
@@ -341,6 +364,11 @@ def _sources(config: RunConfig, block: BlockConfig) -> Iterator[str]:
 
 def _codes_fit(config: RunConfig, line: str, row: str, *, image_px: int, target_path: str, target_len: int) -> Iterator[str]:
     """A code target is the whole grid and EOS; the hidden square is the picture's central half, which the codes must cover."""
+    if row in ("painting", "image_generation"):
+        needed = config.model.code_grid**2 + 1
+        if target_len < needed:
+            yield f"{target_path}: found {target_len}, expected at least {needed}, model.code_image_px's grid of codes and EOS"
+        return
     if row != "image_infilling":
         return
     needed = config.model.code_grid**2 + 1
@@ -378,7 +406,7 @@ def _eval(config: RunConfig) -> Iterator[str]:
     if not plan.sets:
         return
     yield from _length(config, "eval.source_len", plan.source_len)
-    yield from _length(config, "eval.target_len", plan.target_len)
+    yield from _length(config, "eval.target_len", plan.target_len, codes=all(row.task in CODE_TASKS for row in plan.sets))
     yield from _picture(config, "eval.image_px", plan.image_px)
     names = [row.name for row in plan.sets]
     for name in sorted({name for name in names if names.count(name) > 1}):

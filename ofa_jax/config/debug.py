@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import parse_arg
+from ofa_jax.config.rows import GLUE, PRETRAINING_ROWS
 from ofa_jax.config.schema import (
     AnyRun,
     BlockConfig,
@@ -60,9 +61,19 @@ _FIXTURE_OF_ROW = {
     "detection": "scenes",
     "image_infilling": "scenes",
     "text_infilling": "prose",
+    "short_caption": "scenes",
+    "answer": "easy_vqa",
+    "referring": "scenes",
+    # Of fine-tuning; what is no scene and no shape is made where a config needs it (`prepare/builders/downstream`).
+    "entailment": "statements",
+    "class_name": "classes",
+    "painting": "paintings",
+    "summary": "headlines",
+    **{task: task for task in GLUE},
 }
 # Text tokens of the fixtures' longest instruction and target by stream: 400 pieces split words finely, and 8x8 codes and EOS make 65.
 _LENGTHS = {"pairs": (64, 48), "images": (32, 72), "text": (96, 72)}
+_PROMPTED_LENGTHS = (64, 8)  # of rows whose decoder reads the source first
 _EVAL_LIMIT = 8
 _EVAL_SETS = (
     EvalSetConfig("vqa/easy_vqa/test", "vqa", "easy_vqa", "test", limit=_EVAL_LIMIT),
@@ -129,6 +140,11 @@ def uses_fixtures(config: AnyRun) -> bool:
     return config.data.dir == FIXTURES_DIR
 
 
+def datasets_of(config: AnyRun) -> tuple[str, ...]:
+    """Returns the names of the data sets that a run's blocks draw from, in order."""
+    return tuple(dict.fromkeys(source.dataset for block in config.data.blocks for source in block.sources))
+
+
 def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
     """Returns `config` shrunk to seconds on a CPU and pointed at the generated fixtures, as the module's docstring lists.
 
@@ -143,10 +159,12 @@ def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
         ),
         loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
+        checkpoint=dataclasses.replace(config.checkpoint, keep_best=0, best_metric=""),  # its sets are others
         init=InitConfig(),  # other runs' parameters have another shape
         eval=dataclasses.replace(
             config.eval,
             sets=tuple(dataclasses.replace(row, limit=_EVAL_LIMIT) for row in config.eval.sets),
+            decode=config.eval.decode if own_data else tuple(way for way in config.eval.decode if _fits_fixtures(way)),
             batch_rows=8,
             bootstrap_samples=100,
         ),
@@ -167,9 +185,40 @@ def _on_fixtures(config: RunConfig) -> RunConfig:
         data=dataclasses.replace(
             config.data, dir=FIXTURES_DIR, blocks=tuple(_fixture_block(block, config.model) for block in config.data.blocks)
         ),
-        loss=dataclasses.replace(config.loss, constraint_range=codes if config.loss.constraint_range else ()),
-        eval=dataclasses.replace(config.eval, sets=_EVAL_SETS, source_len=96, target_len=72, image_px=FIXTURE_IMAGE_PX),
+        loss=dataclasses.replace(
+            config.loss,
+            constraint_range=codes if config.loss.constraint_range else (),
+            answers=config.loss.answers if config.loss.answers == "task" else "",  # files hold the answers of other data
+        ),
+        eval=dataclasses.replace(
+            config.eval,
+            sets=_EVAL_SETS if _pretrains(config) else _own_sets(config),
+            source_len=96,
+            target_len=72,
+            image_px=FIXTURE_IMAGE_PX,
+        ),
     )
+
+
+def _fits_fixtures(way: str) -> bool:
+    """Whether a way to decode names no file of answers, which are those of other data."""
+    return not any(field.startswith("answers=") and field != "answers=task" for field in way.split(","))
+
+
+def _pretrains(config: RunConfig) -> bool:
+    return any(source.row in PRETRAINING_ROWS for block in config.data.blocks for source in block.sources)
+
+
+def _own_sets(config: RunConfig) -> tuple[EvalSetConfig, ...]:
+    """The tasks of a fine-tuning run on the fixtures of its rows."""
+    rows = dict.fromkeys(source.row for block in config.data.blocks for source in block.sources)
+    tasks = dict.fromkeys(one.task for one in config.eval.sets)
+    sets = []
+    for task, row in zip(tasks, rows, strict=False):
+        dataset = _FIXTURE_OF_ROW[row]
+        split = "test" if dataset == "easy_vqa" else "validation"
+        sets.append(EvalSetConfig(f"{task}/{dataset}/{split}", task, dataset, split, limit=_EVAL_LIMIT))
+    return tuple(sets)
 
 
 def debug_vqgan(config: VQGANRunConfig) -> VQGANRunConfig:
@@ -233,7 +282,7 @@ def _few_rows(block: BlockConfig) -> BlockConfig:
 
 
 def _fixture_block(block: BlockConfig, model: ModelConfig) -> BlockConfig:
-    source_len, target_len = _LENGTHS[block.stream]
+    source_len, target_len = _PROMPTED_LENGTHS if block.prompt_len else _LENGTHS[block.stream]
     grid = FIXTURE_IMAGE_PX // model.resnet.stride
     kinds = dict.fromkeys(source.row for source in block.sources)
     return dataclasses.replace(

@@ -38,8 +38,10 @@ class DecodeSetting:
     top_k: int = 0  # of sampling
     top_p: float = 0.0
     seed: int = 0
-    answers: str = ""  # closed set: a file of one label a line, or "training", the answers of the set's training data; empty: none
-    prompt: Literal["none", "source"] = "none"  # source: the decoder reads the source before it answers (official `prev_output`)
+    # Closed set: a file of one label a line; "training", the answers of the set's training data; "task", those of the task; empty: none.
+    answers: str = ""
+    # source: the decoder reads the source before it answers (official `prev_output`); a task that was trained so does whatever this says.
+    prompt: Literal["none", "source"] = "none"
     scorer: str = ""  # FILE.py:function that ranks the hypotheses instead of their probability (eval/rank.py); empty: none
 
 
@@ -102,8 +104,8 @@ def check_setting(setting: DecodeSetting, *, at: str = "") -> None:
             raise ConfigError(
                 f"{at}{field.name}: found {found!r} with method {setting.method}, which does not read it, expected it with {readers}"
             )
-    if setting.answers not in ("", "training") and not Path(setting.answers).is_file():
-        raise ConfigError(f"{at}answers: found no file {setting.answers}, expected one label a line, or training")
+    if setting.answers not in ("", "training", "task") and not Path(setting.answers).is_file():
+        raise ConfigError(f"{at}answers: found no file {setting.answers}, expected one label a line, training or task")
     for name in ("max_len", "min_len", "no_repeat_ngram", "top_k", "seed"):
         if getattr(setting, name) < 0:
             raise ConfigError(f"{at}{name}: found {getattr(setting, name)}, expected at least 0")

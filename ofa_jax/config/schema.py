@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from ofa_jax.config.rows import CODE_ROWS, PROMPTED_ROWS, Row
+
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
 
 
@@ -180,7 +182,7 @@ class SourceConfig:
     """One line of a mixture: rows of kind `row` from `dataset`, drawn with `weight` relative to its block's other lines."""
 
     dataset: str  # a folder below `data.dir`
-    row: Literal["caption", "question", "grounding", "detection", "image_infilling", "text_infilling", "picture"]
+    row: Row
     weight: float = 1.0
     split: str = "train"
     later_weights: tuple[float, ...] = ()  # its weight from each of `DataConfig.stage_steps` on; empty: the same all the time
@@ -188,7 +190,7 @@ class SourceConfig:
     @property
     def reads_codes(self) -> bool:
         """Whether its rows need the image codes of its records, which may lie in shards of their own."""
-        return self.row == "image_infilling"
+        return self.row in CODE_ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +232,16 @@ class BlockConfig:
         del place
         return self.source_len, self.target_len
 
+    @property
+    def prompt_len(self) -> int:
+        """Places of the decoder for the source that it reads between BOS and the target; 0 where rows have no prompt."""
+        return self.source_len - 1 if any(source.row in PROMPTED_ROWS for source in self.sources) else 0
+
+    @property
+    def decoder_len(self) -> int:
+        """Tokens that the decoder reads; those of the target are its last, wherever a prompt ends, and the only ones with logits."""
+        return self.prompt_len + self.target_len
+
 
 @dataclasses.dataclass(frozen=True)
 class RowBlock(BlockConfig):
@@ -253,7 +265,7 @@ class RowBlock(BlockConfig):
 
     def num_positions(self, sequences: int) -> int:
         """Returns how many source and target positions the model runs for so many sequences, padding included, patches not."""
-        return sequences // self.num_places * sum(sum(self.lens_of(place)) for place in range(self.num_places))
+        return sequences // self.num_places * sum(sum(self.lens_of(place)) + self.prompt_len for place in range(self.num_places))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +316,8 @@ class LossConfig:
     drop_worst: tuple[float, int] = (0.0, 0)  # share of the target tokens with the largest losses left out, after how many updates
     drop_best: tuple[float, int] = (0.0, 0)  # the same for the smallest losses of what is left
     encouraging_log_end: float = 0.0  # probability from which the encouraging bonus is linear (official 0.75; 1: nowhere); 0: no bonus
+    answers: str = ""  # closed set whose trie masks the logits: a file of one label a line, or task (the task's own); empty: none
+    decoder_noise: float = 0.0  # share of the tokens that the decoder reads which are random ones
     r_drop_alpha: float = 0.0  # weight of the divergence between two runs of every sequence under dropout; 0: one run
 
 
@@ -391,6 +405,8 @@ class EvalConfig:
     image_px: int = 384
     bootstrap_samples: int = 1_000
     report_examples: int = 12
+    # Ways to decode, written as `launch/eval.py --decode` has them, of which a set takes the first that is for its task; none: greedily.
+    decode: tuple[str, ...] = ()
     every_steps: int = 0  # evaluation during training, of all sets; 0: none
     loss_every_steps: int = 0  # loss of every task on held-out records (the splits named validation) during training; 0: none
 

@@ -25,8 +25,8 @@ class Block(NamedTuple):
     image_mask: np.ndarray | None  # bool [R]: False hides all patches of the row (a padding row)
     hole_mask: np.ndarray | None  # bool [R]: True sets the central half-side square to 0 after normalisation (image infilling)
     source_ids: np.ndarray  # int32 [Q, S]: BOS + instruction + EOS, right-padded with PAD
-    decoder_ids: np.ndarray  # int32 [Q, T]: BOS + target, right-padded with PAD
-    target_ids: np.ndarray  # int32 [Q, T]: target + EOS; PAD where there is no loss
+    decoder_ids: np.ndarray  # int32 [Q, T]: BOS + prompt + target, right-padded with PAD
+    target_ids: np.ndarray  # int32 [Q, T]: target + EOS; PAD where there is no loss, as under a prompt
     confidence: np.ndarray  # float32 [Q]: loss weight of the sequence (1, the answer's, or 2.0)
     code_mask: np.ndarray  # bool [Q]: the target is a grid of image codes
     task_ids: np.ndarray  # int32 [Q]: index into `tasks.table.TASK_NAMES`; -1 for a padding sequence
@@ -42,6 +42,8 @@ class Sequence(NamedTuple):
     code_mask: bool
     task_id: int
     no_loss_prefix: int  # target tokens at the start that carry no loss
+    prompt_ids: tuple[int, ...] = ()  # what the decoder reads between BOS and the target, without loss
+    ends: bool = True  # EOS follows the target
 
 
 class Row(NamedTuple):
@@ -100,7 +102,7 @@ def collate(
     Args:
       rows: R rows of the same number of sequences G; sequence g of row r becomes sequence r * G + g. They may be made while they are taken:
         a picture is copied before the next row is asked for, so that the memory of one can serve all.
-      block: its `stream`, `image_px`, `source_len` S and `target_len` T fix every shape.
+      block: its `stream`, `image_px`, `source_len` S and `decoder_len` T fix every shape.
       elements: the R indices of the rows in the block's endless order.
       vocab_size: where given, ids are checked to be below it.
       images: where given, uint8 [R, image_px, image_px, 3]: the memory that the result's pictures take.
@@ -135,8 +137,8 @@ def collate(
         raise ValueError(f"block {block.name}: row 0: found no sequences, expected at least 1")
     num_sequences = num_rows * group
     source_ids = np.full((num_sequences, block.source_len), PAD_ID, np.int32)
-    decoder_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
-    target_ids = np.full((num_sequences, block.target_len), PAD_ID, np.int32)
+    decoder_ids = np.full((num_sequences, block.decoder_len), PAD_ID, np.int32)
+    target_ids = np.full((num_sequences, block.decoder_len), PAD_ID, np.int32)
     confidence = np.zeros(num_sequences, np.float32)
     code_mask = np.zeros(num_sequences, bool)
     task_ids = np.zeros(num_sequences, np.int32)
@@ -146,25 +148,28 @@ def collate(
     for r, sequences in enumerate(kept):
         for q, sequence in enumerate(sequences, start=r * group):
             source, target = sequence.source_ids, sequence.target_ids
-            num_source, num_target = len(source), len(target)
+            num_source, num_target, behind = len(source), len(target), len(sequence.prompt_ids)
             if not 1 <= num_source <= block.source_len:
                 raise ValueError(f"block {block.name}: row {r}: field source_ids: found {num_source} ids, expected 1..{block.source_len}")
-            if num_target + 1 > block.target_len:
-                raise ValueError(
-                    f"block {block.name}: row {r}: field target_ids: found {num_target} ids, expected 0..{block.target_len - 1}"
-                )
+            most = block.decoder_len - behind - sequence.ends
+            if num_target > most or (not sequence.ends and not num_target):
+                field = f"{num_target} ids behind a prompt of {behind}" if behind else f"{num_target} ids"
+                raise ValueError(f"block {block.name}: row {r}: field target_ids: found {field}, expected {int(not sequence.ends)}..{most}")
             source_ids[q, :num_source] = source
-            decoder_ids[q, 1 : num_target + 1] = target
-            target_ids[q, :num_target] = target
-            target_ids[q, num_target] = EOS_ID
+            read = [*sequence.prompt_ids, *(target if sequence.ends else target[:-1])]
+            decoder_ids[q, 1 : len(read) + 1] = read
+            target_ids[q, behind : behind + num_target] = target
+            if sequence.ends:
+                target_ids[q, behind + num_target] = EOS_ID
             confidence[q], code_mask[q], task_ids[q] = sequence.confidence, sequence.code_mask, sequence.task_id
             num_source_ids += num_source
-            num_target_ids += num_target + 1
+            num_target_ids += num_target + sequence.ends
     _check_ids(source_ids, block, field="source_ids", expected_ids=num_source_ids, vocab_size=vocab_size)
     _check_ids(target_ids, block, field="target_ids", expected_ids=num_target_ids, vocab_size=vocab_size)
     for q, sequence in enumerate(sequence for sequences in kept for sequence in sequences):
         if sequence.no_loss_prefix:
-            target_ids[q, : min(sequence.no_loss_prefix, len(sequence.target_ids))] = PAD_ID
+            behind = len(sequence.prompt_ids)
+            target_ids[q, behind : behind + min(sequence.no_loss_prefix, len(sequence.target_ids))] = PAD_ID
     return Block(
         images, image_mask, hole_mask, source_ids, decoder_ids, target_ids, confidence, code_mask, task_ids,
         np.array(elements, np.int64),

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from ofa_jax.checkpoint.manager import CheckpointManager, find_run
-from ofa_jax.config.debug import uses_fixtures
+from ofa_jax.config.debug import datasets_of, uses_fixtures
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Hardware, hardware_of
 from ofa_jax.config.load import run_folder
@@ -173,7 +173,7 @@ def _examine_data(seen: _Examination, config: AnyRun, options: Options) -> tuple
     """Returns (what was found, whether all of it opens on every host, megabytes a second of reading shards here)."""
     if uses_fixtures(config):
         for _ in hosts.one_after_another():
-            fixtures.write(config.data.dir)
+            fixtures.write(config.data.dir, datasets=datasets_of(config))
     material = datasets.Material({}, [], {}, {})
 
     def look() -> list[Finding]:

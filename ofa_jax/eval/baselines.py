@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import SourceConfig
+from ofa_jax.config.schema import CODE_ROWS, SourceConfig
 from ofa_jax.data.records import Box, ImageRecord, Question, Record, TextRecord
 from ofa_jax.eval.codec import PictureCodec
 from ofa_jax.eval.collect import Example, Examples, set_generator, without_picture
 from ofa_jax.metrics import baselines
 from ofa_jax.metrics.baselines import Baseline
 from ofa_jax.metrics.words import normalise
+from ofa_jax.tasks.base import Negatives, TaskContext, Words
+from ofa_jax.tasks.glue import GLUE
 from ofa_jax.tasks.rows import EvalExample, RowBuilder
 
 TRAIN_SPLIT = "train"
@@ -44,7 +46,7 @@ class TrainingData:
 
     def records(self, dataset: str, row: str) -> list[Record]:
         """At most 20,000 evenly spaced records of the dataset's training split, without their pictures."""
-        key = (dataset, row == CODES_ROW)
+        key = (dataset, row in CODE_ROWS)
         if key not in self._records:
             source = self._source(dataset, row)
             count = min(len(source), _MAX_RECORDS)
@@ -78,7 +80,7 @@ def predict_baseline(
         return best.name, [best.predict(None) for _ in examples.examples]
     if task not in _LEARN:
         raise DataError(f"eval set {examples.eval_set.name}: found task {task!r}, expected one that has a baseline")
-    task = "generated_codes" if generated else task
+    task = "generated_codes" if generated and task == CODES_ROW else task
     learn, read = _LEARN[task]
     baseline = training.once(task, dataset, lambda: learn(examples, training.records(dataset, examples.row), training, codec))
     return baseline.name, [read(baseline, example, examples) for example in examples.examples]
@@ -114,6 +116,24 @@ def _learn_answer(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> 
     best = int(np.argmax(right))
     baseline, field = learn(questions)[best], kinds[best][1]
     return Baseline(baseline.name, lambda question: baseline.predict(getattr(question, field)))
+
+
+def _learn_target(examples: Examples, records: Sequence[Any], training: TrainingData, *unused: Any) -> Baseline:
+    """The target text that most items of the training data have."""
+    context = TaskContext(training.build_row.tokenizer, Negatives(), examples.eval_set.dataset, 0, 0)
+    texts = []
+    for number, record in enumerate(records):
+        for item in training.build_row.items(record, examples.task.name):
+            made = examples.task.build(item, set_generator(examples.eval_set.name + "/baseline", number), context)
+            texts.append("".join(part.text for part in made.target if isinstance(part, Words)).strip())
+    return baselines.majority("most common training target", texts)
+
+
+def _learn_painting(_: Examples, records: Sequence[ImageRecord], *unused: Any) -> Baseline:
+    """The code that most training pictures have at each place."""
+    codes = np.stack([record.codes for record in records if record.codes is not None])
+    common = [int(np.bincount(column).argmax()) for column in codes.T]
+    return Baseline("most common training code of each place", lambda _: common)
 
 
 def _unit(box: Box, record: Any) -> Box:
@@ -164,6 +184,12 @@ def _build(examples: Examples, build_row: RowBuilder, record: Record, index: int
 
 # Task -> how its baseline is learned, and how the learned one is asked about an example.
 _LEARN: dict[str, tuple[Callable[..., Baseline], Callable[[Baseline, Example, Examples], Any]]] = {
+    "short_captioning": (_learn_caption, lambda b, e, _: b.predict(None)),
+    "answering": (_learn_answer, lambda b, e, _: b.predict(e.item)),
+    "image_generation": (_learn_painting, lambda b, e, _: b.predict(None)),
+    **dict.fromkeys(
+        ("entailment", "classification", "summarisation", *(task.name for task in GLUE)), (_learn_target, lambda b, e, _: b.predict(None))
+    ),
     "captioning": (_learn_caption, lambda b, e, _: b.predict(None)),
     "grounded_captioning": (_learn_region_text, lambda b, e, _: b.predict(None)),
     "vqa": (_learn_answer, lambda b, e, _: b.predict(e.item)),

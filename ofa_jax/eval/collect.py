@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import ConfigError, DataError
+from ofa_jax.config.rows import SEQUENCES_PER_ITEM
 from ofa_jax.config.schema import BlockConfig, EvalSetConfig, RunConfig, SourceConfig
 from ofa_jax.data.batch import Sequence
 from ofa_jax.data.records import ImageRecord, Question, Record, RecordError
@@ -25,6 +26,7 @@ EVAL_SEED = 20_220_203  # fixed: results of differently seeded runs stay compara
 _READ_PER_EXAMPLE = 4  # of a large split so many evenly spaced records an example are read: some may have no item of the task
 _READ_AT_ONCE = 1_000  # records
 BOX_IDS = 4  # ids of a box
+PER_PICTURE = ("captioning", "short_captioning")  # tasks with one example a picture, whose references are all its captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +80,16 @@ def block_for(config: RunConfig, eval_set: EvalSetConfig) -> tuple[str, BlockCon
     same = [line for line in lines if line[2].dataset == eval_set.dataset]
     source = SourceConfig(eval_set.dataset, rows[0], split=eval_set.split)  # type: ignore[arg-type]
     if not lines:
-        text = rows[0] == "text_infilling"
+        text = rows[0] in SEQUENCES_PER_ITEM["text"]
         return rows[0], BlockConfig(
-            name=eval_set.name, stream="text" if text else "pairs", rows=1, source_len=config.eval.source_len,
-            target_len=config.eval.target_len, sources=(source,), image_px=0 if text else config.eval.image_px,
-        )  # fmt: skip
+            name=eval_set.name,
+            stream="text" if text else "pairs",
+            rows=1,
+            source_len=config.eval.source_len,
+            target_len=config.eval.target_len,
+            sources=(source,),
+            image_px=0 if text else config.eval.image_px,
+        )
     row, block, _ = (same or lines)[0]
     source = dataclasses.replace(source, row=row)
     block = dataclasses.replace(block, name=eval_set.name, rows=1, sources=(source,), pairs_per_image=1, num_patches=0, augment="resize")
@@ -144,11 +151,11 @@ def choose_items(
     items = [_items(build_row, record, task.name) for record in records]
     if task.name == "detection" and not any(record.objects for record in records if isinstance(record, ImageRecord)):
         items = [()] * len(records)  # nobody looked for objects here
-    counts = [min(1, len(its)) if task.name == "captioning" else len(its) for its in items]
+    counts = [min(1, len(its)) if task.name in PER_PICTURE else len(its) for its in items]
     if not sum(counts):
         raise DataError(f"eval set {eval_set.name}: found no item for {task.name} in {eval_set.dataset}/{eval_set.split}, expected one")
     chosen = [Chosen(records[r], r, i, items[r][i]) for r, i in choose(counts, limit=eval_set.limit, name=eval_set.name)]
-    if task.name == "vqa":
+    if task.name in ("vqa", "answering"):
         _check_answers(eval_set, chosen)
     return chosen
 

@@ -396,7 +396,7 @@ class Instructor:
             batch["features"] = self._programs.embed(self._params, self._stats, images, np.full(len(filled), plan.output == "codes"))
             batch["picture"], batch["present"] = np.arange(len(filled), dtype=np.int32), np.ones(len(filled), bool)
         if plan.score is not None:
-            scores = self._programs.score(self._params, batch, plan.score.scored, prompted=plan.prompted)
+            scores = self._programs.score(self._params, batch, plan.score.scored, prompt="source" if plan.prompted else "none")
             return [_best_answer(plan.score.labels, row) for row in np.asarray(scores, np.float64)[: len(rows)]]
         numbers = np.array([ready.number for ready in filled], np.uint32)
         how = plan.search(bucket)

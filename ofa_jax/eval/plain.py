@@ -16,6 +16,7 @@ from ofa_jax.eval import leaderboard
 from ofa_jax.eval.points import Checkpoint, Point
 from ofa_jax.eval.report import write_report
 from ofa_jax.eval.runner import PREDICTIONS_FILE, evaluate, format_table, write_results
+from ofa_jax.eval.ways import ways_of
 from ofa_jax.eval.world import load_world
 from ofa_jax.models import ofa
 from ofa_jax.parallel import hosts
@@ -58,6 +59,7 @@ def evaluate_checkpoint(
             "run's folder with --checkpoint"
         )
     world = load_world(config, sets)
+    ways = ways_of(world, sets)
     submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
     graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
     abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
@@ -74,6 +76,7 @@ def evaluate_checkpoint(
         build_row=world.build_row,
         open_source=world.open_source,
         sets=sets,
+        ways=ways,
         with_pictures=with_report,
     )
     if not hosts.is_first():

@@ -15,11 +15,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
+from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, VocabConfig
 from ofa_jax.decode.candidates import Candidates
 from ofa_jax.decode.constraints import Constraint, IdRange, Members
 from ofa_jax.eval.collect import BOX_IDS, Examples
 from ofa_jax.eval.programs import Programs, Search, prompt_lens
+from ofa_jax.tasks.base import Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Decoded:
     others: list[list[np.ndarray]] = dataclasses.field(default_factory=list)  # further hypotheses an example, best first, if any are made
     other_scores: list[list[float]] = dataclasses.field(default_factory=list)
     rank_scores: np.ndarray | None = None  # float64 [examples]: what the setting's scorer gave to `ids`
+
+
+def prompt_of(examples: Examples, setting: DecodeSetting) -> Prompt:
+    """Returns what the decoder reads before it answers: what the task was trained with, else what the setting says."""
+    return setting.prompt if examples.task.prompt == "none" else examples.task.prompt
 
 
 class Predictor:
@@ -87,10 +94,18 @@ class Predictor:
         """
         if setting.method == "score":
             assert closed is not None  # `sweep.points` gives a closed set to every setting that names one
-            return self._best_answers(examples, closed, prompted=setting.prompt == "source")
+            return self._best_answers(examples, closed, prompt=prompt_of(examples, setting))
+        prompt = prompt_of(examples, setting)
+        if prompt == "source_eos":
+            raise ConfigError(
+                f"decode {setting.name}: found method {setting.method} for task {examples.task.name}, expected score with answers=task: "
+                "its answer is one word behind the end of the question, where nothing else can be written"
+            )
         max_len = setting.max_len or examples.block.target_len
         max_len, min_len = (BOX_IDS, BOX_IDS) if examples.task.output == "box" else (max_len, min(setting.min_len, max_len))
-        width = examples.block.source_len - 2 if setting.prompt == "source" else 0  # a source without its BOS and EOS
+        width = 0 if prompt == "none" else examples.block.source_len - 2  # a source without its BOS and EOS
+        if prompt == "source" and setting.method == "greedy":
+            setting = dataclasses.replace(setting, method="beam", beam=1)  # the same tokens, by the search that knows forced ones
         how = Search.of(setting, max_len=max_len, min_len=min_len, prompt_len=width)
         return self._search(examples, how, closed.members if closed else Constraint(), seed=setting.seed)
 
@@ -138,11 +153,11 @@ class Predictor:
                 found.other_scores.append([float(scores[k, j]) for j in kept])
         return found
 
-    def _best_answers(self, examples: Examples, closed: ClosedSet, *, prompted: bool) -> Decoded:
+    def _best_answers(self, examples: Examples, closed: ClosedSet, *, prompt: Prompt) -> Decoded:
         ids: list[np.ndarray] = []
         scores: list[float] = []
         for batch, _, count in self._batches(examples):
-            found = np.asarray(self._programs.score(self._params, batch, closed.candidates, prompted=prompted), np.float64)[:count]
+            found = np.asarray(self._programs.score(self._params, batch, closed.candidates, prompt=prompt), np.float64)[:count]
             best = found.argmax(1)
             ids += [np.array([*closed.sequences[i], EOS_ID], np.int32) for i in best]
             scores += found[np.arange(count), best].tolist()

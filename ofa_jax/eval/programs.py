@@ -24,6 +24,7 @@ from ofa_jax.decode.rules import DecodeConfig
 from ofa_jax.decode.sample import sample
 from ofa_jax.decode.search import greedy
 from ofa_jax.models.decoder import CodeRows
+from ofa_jax.tasks.base import Prompt
 
 # A batch of Q sequences: "source_ids" int32 [Q, S], BOS first, EOS last and PAD behind; where there are pictures also "features"
 # (of `Programs.embed`) of P pictures, "picture" int32 [Q], the picture of each sequence, and "present" bool [Q], whether it has one.
@@ -110,10 +111,11 @@ class Programs:
             )  # fmt: skip
             return Hypotheses(ids[:, None], jnp.full((len(ids), 1), jnp.nan), jnp.sum(ids != PAD_ID, 1, dtype=jnp.int32)[:, None])
 
-        @functools.partial(jax.jit, static_argnames="prompted")
-        def score(params: Any, batch: Batch, answers: Candidates, *, prompted: bool) -> jax.Array:
+        @functools.partial(jax.jit, static_argnames="prompt")
+        def score(params: Any, batch: Batch, answers: Candidates, *, prompt: Prompt) -> jax.Array:
             model, encoded = encode(params, batch)
-            return score_candidates(model, encoded, answers, prompt_ids=prompts(batch["source_ids"]) if prompted else None)
+            read = None if prompt == "none" else prompts(batch["source_ids"], with_eos=prompt == "source_eos")
+            return score_candidates(model, encoded, answers, prompt_ids=read)
 
         # (params, stats, images uint8 [P, px, px, 3], holes bool [P]) -> features of each picture; a hole hides its middle.
         self.embed = embed
@@ -122,12 +124,15 @@ class Programs:
         # (params, batch, constraint, seed uint32, numbers uint32 [Q], how=Search) -> `Hypotheses`. Draws of a sequence depend on the seed
         # and its number alone. A greedy search gives no scores (NaN) and knows lengths and a range, no other rule or constraint.
         self.search = search
-        # (params, batch, answers, prompted=) -> the log-probability of every answer, [Q, answers].
+        # (params, batch, answers, prompt=) -> the log-probability of every answer, [Q, answers].
         self.score = score
 
 
-def prompts(source_ids: jax.Array) -> jax.Array:
-    """source_ids int32 [Q, S], BOS first and EOS last -> what stands between them, int32 [Q, S - 2] right-padded with PAD."""
+def prompts(source_ids: jax.Array, *, with_eos: bool = False) -> jax.Array:
+    """source_ids int32 [Q, S], BOS first and EOS last -> what stands between them, int32 [Q, S - 2] right-padded with PAD; with_eos: with
+    EOS, [Q, S - 1]."""
+    if with_eos:
+        return source_ids[:, 1:]
     inner = source_ids[:, 1:-1]
     return jnp.where((inner == PAD_ID) | (inner == EOS_ID), PAD_ID, inner)
 

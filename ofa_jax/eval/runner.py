@@ -11,20 +11,21 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ofa_jax.config.decoding import DecodeSetting
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig, SourceConfig
 from ofa_jax.data.records import RecordSource
 from ofa_jax.eval.baselines import TrainingData, predict_baseline
 from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples, collect
-from ofa_jax.eval.predict import Predictor
+from ofa_jax.eval.predict import ClosedSet, Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
 from ofa_jax.eval.shares import gather_shares, own_share
 from ofa_jax.parallel import hosts
@@ -56,6 +57,9 @@ def chosen_sets(config: RunConfig, names: Sequence[str] = ()) -> tuple[EvalSetCo
         if name not in known:
             raise ConfigError(f"--sets: found {name!r}, expected some of {', '.join(known)}")
     return tuple(known[name] for name in names) if names else config.eval.sets
+
+
+Way = tuple[DecodeSetting, ClosedSet | None]  # how a set is decoded (`eval.ways`)
 
 
 class Judge:
@@ -110,11 +114,13 @@ def evaluate(
     build_row: RowBuilder,
     open_source: Callable[[SourceConfig], RecordSource],
     sets: Sequence[EvalSetConfig] | None = None,
+    ways: Mapping[str, Way] | None = None,
     with_pictures: bool = True,
 ) -> Evaluation:
     """Evaluates `sets` (default: all of the config): every set against its baseline, with a 95 % interval.
 
-    `build_row` must not augment (`train=False`). Free tasks are decoded greedily, infilling tasks are teacher-forced. The pictures of
+    `build_row` must not augment (`train=False`). Free tasks are decoded as `ways` says by set (greedily where it does not), infilling
+    tasks are teacher-forced. The pictures of
     each set's first `report_examples` examples, spread over the set, are kept for the report unless `with_pictures` is False.
 
     On several hosts all call it with the same arguments and weights on a device of their own: each decodes its share of the examples, the
@@ -129,9 +135,9 @@ def evaluate(
         start = time.perf_counter()
         examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
         collected = time.perf_counter()
-        decode = predictor.forced if examples.task.scoring == "teacher_forced" else predictor.free
         mine = own_share(examples)
-        ids, _ = gather_shares(decode(mine) if mine.examples else [], {}, total=len(examples.examples))
+        decoded_here = decode_set(predictor, mine, (ways or {}).get(eval_set.name)) if mine.examples else []
+        ids, _ = gather_shares(decoded_here, {}, total=len(examples.examples))
         if not hosts.is_first():
             continue
         # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
@@ -152,6 +158,13 @@ def evaluate(
             eval_set.name, len(new), collected - start, decoded - collected, time.perf_counter() - decoded,
         )  # fmt: skip
     return Evaluation(results, lines, pictures)
+
+
+def decode_set(predictor: Predictor, examples: Examples, way: Way | None) -> list[np.ndarray]:
+    """Returns the ids of every example: teacher-forced where its task is, else as `way` says, greedily without one."""
+    if examples.task.scoring == "teacher_forced":
+        return predictor.forced(examples)
+    return predictor.free(examples) if way is None else predictor.decode(examples, *way).ids
 
 
 def write_results(evaluation: Evaluation, directory: str | Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa_jax.config.schema import VocabConfig
 from ofa_jax.data.records import NO_ID, Box, ImageRecord, Question
-from ofa_jax.eval.collect import Example, Examples
+from ofa_jax.eval.collect import PER_PICTURE, Example, Examples
 from ofa_jax.eval.parse import read_box, read_objects, to_picture, until_eos
 from ofa_jax.metrics.acc_at_iou import acc_at_iou
 from ofa_jax.metrics.accuracy import accuracy
@@ -65,7 +65,7 @@ WITH_ANSWERS = ("vqa_answers", "vqa_accuracy")
 def metrics_of(examples: Examples) -> tuple[str, ...]:
     """Names of the metrics of a set: those of its task, and `WITH_ANSWERS` where its questions have people's answers (`collect` sees to
     it that all have them or none)."""
-    has_answers = examples.task.name == "vqa" and any(e.item.answers for e in examples.examples)
+    has_answers = examples.task.name in ("vqa", "answering") and any(e.item.answers for e in examples.examples)
     return examples.task.metrics + (WITH_ANSWERS if has_answers else ())
 
 
@@ -123,7 +123,7 @@ def reference_of(examples: Examples, example: Example) -> Any:
         return item.box
     if task.output == "objects":
         return [(found.label, found.box) for found in record.objects]
-    if task.name == "captioning":
+    if task.name in PER_PICTURE:
         return [caption.text for caption in record.captions]
     if task.name == "grounded_captioning":
         return [region.text for region in record.regions if region.box == item.box]

@@ -21,10 +21,8 @@ from ofa_jax.checkpoint.manager import CheckpointManager, find_run
 from ofa_jax.config.decoding import DecodeSetting, SweepConfig, check_settings
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
-from ofa_jax.decode.candidates import candidates
-from ofa_jax.decode.constraints import Members
 from ofa_jax.eval import leaderboard
-from ofa_jax.eval.collect import Examples, block_for, collect
+from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
 from ofa_jax.eval.points import (
     POINTS_DIR,
@@ -44,11 +42,11 @@ from ofa_jax.eval.rank import NamedScorer, ranked
 from ofa_jax.eval.runner import Judge, chosen_sets
 from ofa_jax.eval.shares import gather_shares, own_share
 from ofa_jax.eval.sweep_table import TABLE, cells_of, write_tables
+from ofa_jax.eval.ways import closed_set
 from ofa_jax.eval.world import World, load_world
 from ofa_jax.models import ofa
 from ofa_jax.parallel import hosts
 from ofa_jax.tasks.table import TASK_NAMES
-from ofa_jax.vocab.trie import build_trie
 
 _WATCH_EVERY_S = 5.0
 
@@ -192,35 +190,6 @@ def _is_finished(folder: Path, found: Sequence[Checkpoint]) -> bool:
     """Whether the run's last step is among the checkpoints that were evaluated."""
     steps = [c.step for c in found if c.folder == folder.absolute()]
     return bool(steps) and max(steps) >= CheckpointManager(folder, read_only=True).config().steps
-
-
-def closed_set(world: World, eval_set: EvalSetConfig, setting: DecodeSetting) -> ClosedSet:
-    """Returns the compiled answers of a setting for a set, each written as targets are: with a leading space.
-
-    Raises ConfigError for an empty set, an empty label, one given twice, or one longer than the outputs may be.
-    """
-    where = setting.answers if setting.answers != "training" else f"training answers of {eval_set.dataset}"
-    if setting.answers == "training":
-        labels = list(world.training_answers(eval_set))
-    else:
-        labels = Path(setting.answers).read_text(encoding="utf-8").splitlines()
-    if not labels:
-        raise ConfigError(f"decode {setting.name}: answers: {where}: found no label, expected at least one")
-    for number, label in enumerate(labels, start=1):
-        if not label.strip():
-            raise ConfigError(f"decode {setting.name}: answers: {where}: line {number}: found an empty label, expected text")
-    if len(set(labels)) < len(labels):
-        twice = next(label for i, label in enumerate(labels) if label in labels[:i])
-        raise ConfigError(f"decode {setting.name}: answers: {where}: found {twice!r} more than once, expected labels that differ")
-    sequences = tuple(tuple(int(t) for t in ids) for ids in world.tokenizer.encode_batch([f" {label}" for label in labels]))
-    limit = setting.max_len or block_for(world.config, eval_set)[1].target_len
-    longest = max(range(len(labels)), key=lambda i: len(sequences[i]))
-    if len(sequences[longest]) > limit:
-        raise ConfigError(
-            f"decode {setting.name}: answers: {where}: found {labels[longest]!r} of {len(sequences[longest])} tokens, expected at most "
-            f"{limit}, the length of outputs (max_len changes it)"
-        )
-    return ClosedSet(tuple(labels), sequences, Members.of(build_trie(sequences)), candidates(sequences))
 
 
 def decode_on_all_hosts(

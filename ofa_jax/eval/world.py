@@ -35,12 +35,12 @@ class World:
         """
         if eval_set.task == "matching":
             return YES.strip(), NO.strip()
-        kinds = self.negatives[eval_set.dataset].answers if eval_set.task == "vqa" else {}
+        kinds = self.negatives[eval_set.dataset].answers if eval_set.task in ("vqa", "answering") else {}
         answers = tuple(sorted({answer for kind in kinds.values() for answer in kind}))
         if not answers:
             raise ConfigError(
                 f"answers=training for set {eval_set.name}: found no training answers for task {eval_set.task} of {eval_set.dataset}, "
-                "expected task vqa with a negatives.json, or matching; a file of labels serves any task"
+                "expected task vqa or answering with a negatives.json, or matching; a file of labels serves any task"
             )
         return answers
 

@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from ofa_jax.config.parameters import part_stays
+from ofa_jax.config.rows import SEQUENCES_PER_ITEM
 from ofa_jax.config.schema import ModelConfig, ResNetConfig, RowBlock, RunConfig
 
 TRAIN_FACTOR = 3  # a backward pass takes two products for each of the forward one: by the input and by the weights
@@ -153,8 +154,10 @@ def _shared(model: ModelConfig, *, text: int, patches: int, target: int, sampled
 
 
 def sequences_a_row(block: RowBlock) -> int:
-    """Sequences of a row: two of every pair of the stream `pairs`, one of every item of the others."""
-    return block.pairs_per_image * (2 if block.stream == "pairs" else 1)
+    """Sequences of a row: as many as its row kind makes of an item, of every one that is drawn (without a mixture two of every pair of the
+    stream `pairs`, as in pretraining, and one of every item of the others)."""
+    rows = SEQUENCES_PER_ITEM.get(block.stream, {})
+    return block.pairs_per_image * (rows[block.sources[0].row] if block.sources else max(rows.values(), default=1))
 
 
 def block_products(config: RunConfig, block: RowBlock) -> Iterator[Product]:
@@ -172,10 +175,11 @@ def block_products(config: RunConfig, block: RowBlock) -> Iterator[Product]:
     for place in range(block.num_places):
         here = sequences // block.num_places
         text, target = block.lens_of(place)
-        yield from _shared(model, text=text, patches=patches, target=target, sampled=sampled)
+        read = block.prompt_len + target
+        yield from _shared(model, text=text, patches=patches, target=read, sampled=sampled)
         for one in encoder_products(model, text=text, patches=patches, sampled=sampled):
             yield one.times(here)
-        for one in decoder_products(model, target=target, memory=text + patches, sampled=sampled):
+        for one in decoder_products(model, target=read, memory=text + patches, sampled=sampled):
             yield one.times(here)
         yield _linear("logits", here * target, width, config.vocab.padded_size)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from ofa_jax.prepare import quickstart
-from ofa_jax.prepare.builders import easy_vqa, prose, scenes
+from ofa_jax.prepare import codebook, manifest, quickstart
+from ofa_jax.prepare.builders import base, downstream, easy_vqa, prose, scenes
 
 NUM_TEXT = 400  # text ids of the fixtures' tokeniser, MASK included
 NUM_CODES = 32
@@ -21,11 +22,19 @@ OPTIONS = quickstart.QuickstartOptions(
 )
 
 
-def write(data_dir: str | os.PathLike[str], *, rebuild: bool = False) -> Path:
+def write(data_dir: str | os.PathLike[str], *, datasets: Iterable[str] = (), rebuild: bool = False) -> Path:
     """Writes the fixtures below `data_dir` (the quickstart's layout) where they are not there already, and returns it as a path.
+
+    datasets: those that are needed; of fine-tuning's (`builders/downstream`) only these are made.
 
     Raises `DataError` when the folder holds parts that were made with other options and `rebuild` is off.
     """
     path = Path(data_dir)
     quickstart.prepare(path, options=OPTIONS, rebuild=rebuild, progress=lambda _: None)
+    options = downstream.DownstreamOptions()
+    for name in sorted(set(datasets).intersection(downstream.NAMES)):
+        builder = downstream.builder_of(name)
+        if not manifest.is_done(path / name, options=base.options_of(builder, options), rebuild=rebuild):
+            centers = codebook.load(path / "codebook.npz") if name == "paintings" else None
+            base.build(builder, data_dir=path, options=options, max_records=options.train, progress=lambda _: None, centers=centers)
     return path

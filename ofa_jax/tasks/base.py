@@ -49,6 +49,10 @@ class ImageCodes:
 
 Part = Words | Pieces | Location | ImageCodes
 
+# What the decoder reads before it answers (official `prompt_type`): nothing; the source (`prev_output`); the source and its EOS, behind
+# which the answer is one token and no EOS follows (`src`).
+Prompt = Literal["none", "source", "source_eos"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
@@ -71,8 +75,34 @@ class Passage:
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """The item of a visual entailment row: does the picture, which the premise describes, imply the hypothesis?"""
+
+    premise: str  # empty: the picture alone
+    hypothesis: str
+    answer: str  # entailment, neutral or contradiction
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The item of a row of labelled texts."""
+
+    text: str
+    text2: str  # empty where there is no second text
+    answer: str  # the name of a label, or the text to be written
+
+
+@dataclasses.dataclass(frozen=True)
+class Painting:
+    """The item of an image generation row."""
+
+    caption: str
+    codes: tuple[int, ...]  # of the whole picture
+
+
 # Boxes inside items are already those of the network input: the pipeline transforms picture and boxes together.
-Item = Caption | Question | Region | Objects | Codes | Passage
+Item = Caption | Question | Region | Objects | Codes | Passage | Statement | Texts | Painting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +142,12 @@ class TaskContext:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One of the eight tasks. `build(item, draw, context)` is pure: the same generator state gives the same example."""
+    """A task of the table. `build(item, draw, context)` is pure: the same generator state gives the same example."""
 
     name: str
     build: Callable[[Any, np.random.Generator, TaskContext], Example]  # its item is the one kind of `Item` that its rows have
     output: Literal["text", "box", "objects", "codes"]  # how predicted ids are read back
     scoring: Literal["free", "teacher_forced"]  # how evaluation runs the decoder
     metrics: tuple[str, ...]  # names in the evaluator's table; the first is the headline figure
+    prompt: Prompt = "none"
+    answers: tuple[str, ...] = ()  # all that may be answered, where that is known without data

@@ -16,7 +16,7 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BOS_ID, EOS_ID, VocabConfig
 from ofa_jax.data.batch import Sequence
 from ofa_jax.data.records import RecordError
-from ofa_jax.tasks.base import Example, ImageCodes, Location, Part, Pieces, Words
+from ofa_jax.tasks.base import Example, ImageCodes, Location, Part, Pieces, Prompt, Words
 from ofa_jax.vocab.boxes import box_to_bins
 
 _SLACK_PX = 0.5  # a box may stick out of the canvas by this much (rounding of a transform); it is clipped to it
@@ -38,8 +38,19 @@ class Encoder:
     def __init__(self, *, vocab: VocabConfig, encode_text: Callable[[str], tuple[int, ...]], word_starts: np.ndarray):
         self._vocab, self._encode_text, self._word_starts = vocab, encode_text, word_starts
 
-    def encode(self, example: Example, *, task_id: int, source_len: int, target_len: int, dataset: str, record: str) -> Sequence:
-        """The sequence of `example`: source with BOS and EOS (at most `source_len` ids), target without (at most `target_len` - 1).
+    def encode(
+        self,
+        example: Example,
+        *,
+        task_id: int,
+        source_len: int,
+        target_len: int,
+        dataset: str,
+        record: str,
+        prompt: Prompt = "none",
+    ) -> Sequence:
+        """The sequence of `example`: source with BOS and EOS (at most `source_len` ids), target without (with EOS at most `target_len`, and
+        no EOS follows it behind `source_eos`).
 
         Raises RecordError, naming `dataset` and `record`, for content that cannot be used (empty text, a box outside the canvas, a code
         or id out of range, a weight that is not positive), ConfigError when even the instruction does not fit.
@@ -47,8 +58,9 @@ class Encoder:
         place = _Place(example.task, dataset, record)
         if not (example.confidence > 0 and math.isfinite(example.confidence)):
             place.reject("confidence", "confidence", repr(example.confidence), "a positive finite number")
+        ends = prompt != "source_eos"
         source = self._fit(example.source, source_len - 2, field="source_len", found=source_len, place=place)
-        target = self._fit(example.target, target_len - 1, field="target_len", found=target_len, place=place)
+        target = self._fit(example.target, target_len - ends, field="target_len", found=target_len, place=place)
         return Sequence(
             source_ids=[BOS_ID, *source, EOS_ID],
             target_ids=target,
@@ -56,6 +68,8 @@ class Encoder:
             code_mask=example.code_mask,
             task_id=task_id,
             no_loss_prefix=min(example.no_loss_prefix, len(target)),
+            prompt_ids=() if prompt == "none" else tuple(source) if ends else (*source, EOS_ID),
+            ends=ends,
         )
 
     def _fit(self, parts: Items[Part], limit: int, *, field: str, found: int, place: _Place) -> list[int]:

@@ -17,12 +17,14 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import Row, Sequence
 from ofa_jax.data.pictures import decode_picture
-from ofa_jax.data.records import Box, DetectedObject, Record, RecordError, Region, TextRecord
+from ofa_jax.data.records import Box, DetectedObject, ImageRecord, LabelledText, Record, RecordError, Region, TextRecord
 from ofa_jax.data.transforms.boxes import scale_box
 from ofa_jax.data.transforms.image import Picture, enough_for
 from ofa_jax.data.transforms.randaugment import rand_augment
-from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Passage, Task, TaskContext
+from ofa_jax.tasks.base import Codes, Example, Item, Negatives, Objects, Painting, Passage, Statement, Task, TaskContext, Texts
 from ofa_jax.tasks.encode import Encoder
+from ofa_jax.tasks.glue import GLUE
+from ofa_jax.tasks.summarisation import SUMMARISATION
 from ofa_jax.tasks.table import ROWS, TASK_NAMES, TASKS
 from ofa_jax.vocab.tokenizer import Tokenizer
 
@@ -65,6 +67,11 @@ class RowBuilder:
         self._vocab, self._tokenizer, self._negatives = vocab, tokenizer, dict(negatives)
         self._transform, self._train = transform, train
         self._make_caches()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokeniser that texts are encoded with."""
+        return self._tokenizer
 
     def _make_caches(self) -> None:
         self._ids: dict[str, tuple[int, ...]] = {}
@@ -115,30 +122,43 @@ class RowBuilder:
         of detection too: what a model sees there counts against it, as in COCO's evaluation. Raises RecordError for a record without
         such items, ConfigError for an unknown name or when texts are asked of pictures or the reverse.
         """
-        wants_text = row == "text_infilling"
-        if wants_text != isinstance(record, TextRecord):
-            found, expected = ("image", "text") if wants_text else ("text", "image")
-            raise ConfigError(f"dataset {record.dataset}: found {found} records, expected {expected} records for {row}")
-        if isinstance(record, TextRecord):
-            return (Passage(record.text),)
-        items: tuple[Item, ...]
-        if row in ("caption", "captioning"):
-            field, items = "captions", record.captions
-        elif row in ("question", "vqa"):
-            field, items = "questions", record.questions
-        elif row == "matching":
-            field, items = "captions", record.captions or record.questions
-        elif row in ("grounding", "grounded_captioning"):
-            field, items = "regions", record.regions
-        elif row == "detection":
-            field, items = "objects", (Objects(record.objects),) if record.objects or not self._train else ()
-        elif row == "image_infilling":
-            field, items = "codes", () if record.codes is None else (Codes(tuple(record.codes.tolist())),)
-        else:
+        names = (row,) if row in TASKS else tuple(task.name for task in ROWS.get(row, ()))
+        if not names:
             raise ConfigError(f"row: found {row!r}, expected one of {', '.join(dict.fromkeys((*ROWS, *TASKS)))}")
+        task = next((name for name in names if name != "matching"), "matching")
+        expected = "text" if task == "text_infilling" else "labelled text" if task in _LABELLED else "image"
+        if isinstance(record, TextRecord) and task == "text_infilling":
+            return (Passage(record.text),)
+        if isinstance(record, LabelledText) and task in _LABELLED:
+            return (Texts(record.text, record.text2, record.answer),)
+        if expected != "image" or not isinstance(record, ImageRecord):
+            found = "labelled text" if isinstance(record, LabelledText) else "text" if isinstance(record, TextRecord) else "image"
+            raise ConfigError(f"dataset {record.dataset}: found {found} records, expected {expected} records for {row}")
+        field, items = self._of_picture(record, task)
         if not items:
             _reject(record, "schema", field, "none", f"at least one for {row}")
         return items
+
+    def _of_picture(self, record: ImageRecord, task: str) -> tuple[str, tuple[Item, ...]]:
+        """The field that a task reads, and its items."""
+        codes = () if record.codes is None else tuple(record.codes.tolist())
+        if task in ("captioning", "short_captioning", "classification"):
+            return "captions", record.captions
+        if task in ("vqa", "answering"):
+            return "questions", record.questions
+        if task == "matching":
+            return "captions", record.captions or record.questions
+        if task in ("grounding", "grounded_captioning"):
+            return "regions", record.regions
+        if task == "detection":
+            return "objects", (Objects(record.objects),) if record.objects or not self._train else ()
+        if task == "entailment":
+            premise = record.captions[0].text if record.captions else ""
+            return "questions", tuple(Statement(premise, question.question, question.answer) for question in record.questions)
+        if task == "image_generation":
+            return "captions and codes", tuple(Painting(caption.text, codes) for caption in record.captions if codes)
+        assert task == "image_infilling", task
+        return "codes", (Codes(codes),) if codes else ()
 
     def build_one(
         self, block: BlockConfig, task: str, dataset: str, record: Record, item_index: int, draw: np.random.Generator
@@ -162,6 +182,7 @@ class RowBuilder:
             target_len=target_len,
             dataset=dataset,
             record=record.record_id,
+            prompt=TASKS[example.task].prompt,
         )
 
     def _context(self, dataset: str, source_len: int, target_len: int) -> TaskContext:
@@ -187,7 +208,7 @@ class RowBuilder:
         self, block: BlockConfig, record: Record, items: list[Item], kind: str, draw: np.random.Generator, *, at_least: int = 0
     ) -> tuple[np.ndarray | None, list[Item]]:
         """The network input, and the items with their boxes moved; items whose box lies outside the crop are left out."""
-        if isinstance(record, TextRecord):
+        if isinstance(record, TextRecord) or block.stream == "text":
             return None, items
         pixels = decode_picture(record, at_least=at_least)
         size = (record.width, record.height)
@@ -206,6 +227,7 @@ class RowBuilder:
         return self._transform(kind, pixels, [], block.image_px, draw).image, items
 
 
+_LABELLED = {SUMMARISATION.name, *(task.name for task in GLUE)}  # tasks of labelled texts
 _TASK_IDS = {name: number for number, name in enumerate(TASK_NAMES)}
 _NO_NEGATIVES = Negatives()
 

@@ -21,18 +21,15 @@ from ofa_jax.models import ofa
 from ofa_jax.models.bits import with_bits
 from ofa_jax.models.layers import fold_key, row_keys, split_key
 from ofa_jax.parallel import layout
+from ofa_jax.train.answers import ClosedSet, closed_set, noisy, take_answers
 from ofa_jax.train.loss import BlockLoss, LossReport, LossSums, block_loss, group_sums, total_loss
 from ofa_jax.train.token_loss import COPIES, keep_mask
 from ofa_jax.train.token_objective import TokenObjective, code_rows
 
 STREAMS = ("pairs", "images", "text")  # running statistics pass through them in this order
 GROUP_OF_STREAM = {"pairs": "pairs", "images": "images_text", "text": "images_text"}
-PATCH_KEY, DROPOUT_KEY, IMAGE_KEY, GROUP_KEYS = (
-    0,
-    1,
-    2,
-    3,
-)  # folded into a block's key; groups of sequences after the first from the last on
+# Folded into a block's key; groups of sequences after the first from the last on. Those of patches, dropout and noise into a row's.
+PATCH_KEY, DROPOUT_KEY, IMAGE_KEY, GROUP_KEYS, NOISE_KEY = 0, 1, 2, 3, 2
 
 
 class Pretraining(TokenObjective):
@@ -41,6 +38,7 @@ class Pretraining(TokenObjective):
     def __init__(self, config: RunConfig):
         self.config = config
         self.graphdef = jax.eval_shape(self._create, jax.random.key(0))[0]
+        self.answers = closed_set(config)
 
     def _create(self, key: jax.Array) -> tuple[nnx.GraphDef, nnx.State]:
         return ofa.create(self.config.model, self.config.vocab, key, precision=self.config.precision)
@@ -73,8 +71,9 @@ class Pretraining(TokenObjective):
         counts: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, LossReport]:
         loss, (stats, groups) = batch_loss(
-            params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step, counts=counts
-        )
+            params, stats, blocks, key, graphdef=self.graphdef, config=self.config, num_tasks=num_tasks, step=step, counts=counts,
+            answers=self.answers,
+        )  # fmt: skip
         return loss, LossReport(stats, groups, {})
 
 
@@ -95,11 +94,12 @@ def batch_loss(
     num_tasks: int,
     step: jax.Array | int = 0,
     counts: dict[str, jax.Array] | None = None,
+    answers: ClosedSet | None = None,
 ) -> tuple[jax.Array, tuple[Any, dict[str, LossSums]]]:
     """Returns (L, (new running statistics, sums by group)) of one global batch, or with `counts` of a part of one (`total_loss`).
 
     key: of this data step; None means no dropout, all patches, no update of the statistics and, of the loss's options, the constraint
-    range alone (evaluation of the loss). step: int [], updates made before this one.
+    range alone (evaluation of the loss). step: int [], updates made before this one. answers: of `config.loss.answers`.
     """
     plain = LossConfig(logit_chunk=config.loss.logit_chunk, constraint_range=config.loss.constraint_range)
     loss_config = plain if key is None else config.loss
@@ -114,16 +114,24 @@ def batch_loss(
                 if loss_config.r_drop_alpha:
                     block = repeat_sequences(block)
                 narrow = nnx.merge(graphdef, layout.narrow(params))
+                if loss_config.decoder_noise and group_key is not None:
+                    keys = fold_key(row_keys(group_key, block.source_ids.shape[0]), NOISE_KEY)
+                    noise = noisy(block.decoder_ids, keys, share=loss_config.decoder_noise, num_text=config.vocab.num_text)
+                    block = block._replace(decoder_ids=noise)
                 hidden = _decode_block(narrow, block_config, block, features.get(block_config.name), group_key)
+                target_ids = block.target_ids
+                if block_config.prompt_len:
+                    hidden, target_ids = take_answers(hidden, target_ids, length=block_config.target_len)
                 part = block_loss(
                     hidden,
                     logits_of=narrow.logits,
-                    target_ids=block.target_ids,
+                    target_ids=target_ids,
                     confidence=block.confidence,
                     task_ids=block.task_ids,
                     num_tasks=num_tasks,
                     vocab_size=config.vocab.size,
                     config=loss_config,
+                    allowed=None if answers is None else answers.allowed(target_ids, size=config.vocab.size),
                 )
                 parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
     groups = {name: group_sums(members, config=loss_config, step=step) for name, members in parts.items()}

@@ -142,7 +142,7 @@ def abstract_blocks(config: AnyRun, sharding: Any = None) -> dict[str, Block]:
         sequences = 0 if block.stream == "pictures" else block.rows * sequences_a_row(block)
         pictures = block.stream != "text"
         px = block.image_px
-        ids = array((sequences, block.target_len), np.int32)
+        ids = array((sequences, block.decoder_len), np.int32)
         blocks[block.name] = Block(
             images=array((block.rows, px, px, 3), np.uint8) if pictures else None,
             image_mask=array((block.rows,), np.bool_) if pictures else None,

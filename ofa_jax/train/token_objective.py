@@ -9,8 +9,9 @@ import numpy as np
 import optax
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import BlockConfig, RunConfig
+from ofa_jax.config.schema import CODE_ROWS, BlockConfig, RunConfig
 from ofa_jax.data.batch import Batch
+from ofa_jax.train.answers import ClosedSet
 from ofa_jax.train.optimizer import check_named, make_optimizer
 from ofa_jax.train.token_loss import check_targets, range_mask
 
@@ -19,6 +20,7 @@ class TokenObjective:
     """The parts of an `Objective` that `Pretraining` and `PictureWords` share."""
 
     config: RunConfig
+    answers: ClosedSet | None = None
     by_rows = True
 
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
@@ -41,14 +43,17 @@ class TokenObjective:
 
     def check_batch(self, batch: Batch, *, num_hosts: int = 1) -> None:
         check_batch(batch, self.config, num_hosts=num_hosts)
+        if self.answers is not None:
+            for name, block in batch.blocks.items():
+                self.answers.check(block.target_ids, where=f"batch {batch.data_step}, block {name}, target_ids")
 
 
 def code_rows(config: BlockConfig) -> str:
     """Returns what a block's mixture says about its code masks before any data is seen: "none", "all" or "mixed"."""
     kinds = {source.row for source in config.sources}
-    if "image_infilling" not in kinds:
+    if kinds.isdisjoint(CODE_ROWS):
         return "none"
-    return "all" if len(kinds) == 1 else "mixed"
+    return "all" if kinds.issubset(CODE_ROWS) else "mixed"
 
 
 def check_streams(config: RunConfig) -> None:
@@ -79,7 +84,7 @@ def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
         rows = block_config.rows // num_hosts
         if block.elements.shape[0] != rows:
             raise UserError(f"{where}: found {block.elements.shape[0]} rows, expected {rows}")
-        lengths = {"source_ids": block_config.source_len, "decoder_ids": block_config.target_len, "target_ids": block_config.target_len}
+        lengths = {"source_ids": block_config.source_len, "decoder_ids": block_config.decoder_len, "target_ids": block_config.decoder_len}
         for field, length in lengths.items():
             ids = getattr(block, field)
             if ids.ndim != 2 or ids.shape[1] != length or ids.shape[0] % max(rows, 1):
@@ -91,4 +96,4 @@ def check_batch(batch: Batch, config: RunConfig, *, num_hosts: int = 1) -> None:
             allowed = range_mask(config.loss.constraint_range, num_ids=config.vocab.size)
             check_targets(block.target_ids, allowed, where=f"{where}, target_ids (loss.constraint_range={config.loss.constraint_range})")
         if code_rows(block_config) == "none" and block.code_mask.any():
-            raise UserError(f"{where}, code_mask: found a target of image codes, expected none, as no source's row is image_infilling")
+            raise UserError(f"{where}, code_mask: found a target of image codes, expected none, as no row is of {', '.join(CODE_ROWS)}")

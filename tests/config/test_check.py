@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ofa_jax.config.check import SEQUENCES_PER_ITEM, TASK_NAMES, check, problems
+from ofa_jax.config.check import check, problems
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.findings import resolve_mesh
 from ofa_jax.config.load import override, read_config
+from ofa_jax.config.rows import SEQUENCES_PER_ITEM, TASK_NAMES
 from ofa_jax.config.schema import EvalSetConfig, LossConfig, SourceConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from ofa_jax.config.rows import PRETRAINING_ROWS
 from ofa_jax.config.schema import BlockConfig, SourceConfig
 from ofa_jax.data.batch import Row
 from ofa_jax.data.records import Caption, ImageRecord, TextRecord
@@ -33,8 +34,10 @@ def build(
 def test_the_tables() -> None:
     assert TASK_NAMES == (
         "captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling", "text_infilling",
+        "short_captioning", "answering", "entailment", "classification", "image_generation", "summarisation",
+        "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2",
     )  # fmt: skip
-    assert {row: [task.name for task in tasks] for row, tasks in ROWS.items()} == {
+    assert {row: [task.name for task in ROWS[row]] for row in PRETRAINING_ROWS} == {
         "caption": ["captioning", "matching"],
         "question": ["vqa", "matching"],
         "grounding": ["grounding", "grounded_captioning"],
@@ -43,7 +46,12 @@ def test_the_tables() -> None:
         "text_infilling": ["text_infilling"],
     }
     assert all(isinstance(task, Task) and task.name == name and task.metrics for name, task in TASKS.items())
-    assert [name for name, task in TASKS.items() if task.scoring == "teacher_forced"] == ["image_infilling", "text_infilling"]
+    forced = [name for name, task in TASKS.items() if task.scoring == "teacher_forced"]
+    assert forced == [
+        "image_infilling",
+        "text_infilling",
+        "image_generation",
+    ]
 
 
 def test_captioning(build: Callable[..., Rendered]) -> None:

@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ofa_jax.config.check import TASK_NAMES, check
+from ofa_jax.config.check import check
+from ofa_jax.config.rows import TASK_NAMES
 from ofa_jax.config.schema import (
     BOS_ID,
     EOS_ID,
