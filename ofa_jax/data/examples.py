@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ofa_jax.data.records import COLUMNS, OBJECT_SEPARATOR, Example, ImageRecord, Record, TextRecord
+from ofa_jax.data.records import COLUMNS, OBJECT_SEPARATOR, Example, ImageRecord, LabelledText, Record, TextRecord
 
 
 def serialize(record: Record) -> bytes:
     """Returns the serialized Example of a record, by the schema of `data.records`; fields are in the order of their names."""
-    kind = "text" if isinstance(record, TextRecord) else "image"
     example = Example()
     values = _values(record)
-    for name, column in COLUMNS[kind].items():
+    for name, column in COLUMNS[kind_of(record)].items():
         feature = example.features.feature[name]
         if column in ("text", "image"):
             feature.bytes_list.value.extend(value if isinstance(value, bytes) else value.encode() for value in values[name])
@@ -25,7 +24,17 @@ def serialize(record: Record) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def kind_of(record: Record) -> str:
+    """Returns the kind of a record, a key of `data.records.FEATURES`."""
+    if isinstance(record, LabelledText):
+        return "labelled_text"
+    return "text" if isinstance(record, TextRecord) else "image"
+
+
 def _values(record: Record) -> dict[str, Iterable[Any]]:
+    if isinstance(record, LabelledText):
+        texts = {"record_id": record.record_id, "text": record.text, "text2": record.text2, "answer": record.answer}
+        return {name: [text] for name, text in texts.items()}
     if isinstance(record, TextRecord):
         return {"record_id": [record.record_id], "text": [record.text]}
     assert isinstance(record, ImageRecord)

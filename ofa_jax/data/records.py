@@ -83,6 +83,14 @@ class TextRecord:
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelledText(TextRecord):
+    """A text, or two, with what is to be said of them. It is a text too: what reads texts alone (infilling) reads its first one."""
+
+    text2: str  # empty where there is no second text
+    answer: str  # the name of a label ("entailment", never its number: data sets number them differently), or the text to be written
+
+
 Record = ImageRecord | TextRecord
 
 
@@ -121,7 +129,12 @@ IMAGE_FEATURES: Fields = {
     "codes": "ints",
 }
 TEXT_FEATURES: Fields = {"record_id": "text", "text": "text"}
-FEATURES: dict[str, Fields] = {"image": IMAGE_FEATURES, "text": TEXT_FEATURES}  # by the manifest's "record"
+LABELLED_TEXT_FEATURES: Fields = {"record_id": "text", "text": "text", "text2": "text", "answer": "text"}
+FEATURES: dict[str, Fields] = {  # by the manifest's "record"
+    "image": IMAGE_FEATURES,
+    "text": TEXT_FEATURES,
+    "labelled_text": LABELLED_TEXT_FEATURES,
+}
 
 _VALUES = {
     "text": "bytes_list",
@@ -176,7 +189,7 @@ Example = _example_class()
 
 
 def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes: int) -> Record:
-    """Returns the checked record of one serialized Example of a `FEATURES` kind ("image" or "text").
+    """Returns the checked record of one serialized Example of a `FEATURES` kind.
 
     `record` names it until its own id is known ("split#index"), `num_codes` bounds image codes. Raises `RecordError`, reasons "schema",
     "empty_text", "box_outside", "confidence", "question_id", "token_range". The picture itself is not decoded here.
@@ -202,7 +215,11 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
     check = _Checker(dataset, record)
     check.record = record_id = check.text("record_id", check.one("record_id", raw["record_id"]))
     if "image" not in raw:
-        return TextRecord(record_id, dataset, check.text("text", check.one("text", raw["text"])))
+        text = check.text("text", check.one("text", raw["text"]))
+        if "answer" not in raw:
+            return TextRecord(record_id, dataset, text)
+        text2 = check.decoded("text2", check.one("text2", raw["text2"]))
+        return LabelledText(record_id, dataset, text, text2, check.text("answer", check.one("answer", raw["answer"])))
     width, height = check.one("width", raw["width"]), check.one("height", raw["height"])
     if width < 1 or height < 1:
         check.fail("schema", "width", f"a picture of {width}x{height} pixels", "at least 1x1")

@@ -1,6 +1,7 @@
-"""The public data sets of OFA's pretraining, by name: how each lies on disk, what is made of it, and under which licence.
+"""The public data sets of OFA's pretraining and of its tasks, by name: how each lies on disk, what is made of it, under which licence.
 
-One command makes each: `python launch/prepare.py build <name> --source=<its files>`. Names are those of `configs/mixtures/ofa_pretrain.py`.
+One command makes each: `python launch/prepare.py build <name> --source=<its files>`. Names of `SETS` are those of
+`configs/mixtures/ofa_pretrain.py`; those of `DOWNSTREAM` are what OFA is fine-tuned and judged on, with all the splits that have labels.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from ofa_jax.prepare.layouts.base import Layout
 from ofa_jax.prepare.layouts.coco import Coco
+from ofa_jax.prepare.layouts.glue import Glue
 from ofa_jax.prepare.layouts.gqa import Gqa
 from ofa_jax.prepare.layouts.image_folders import ImageFolders
 from ofa_jax.prepare.layouts.objects365 import Objects365
@@ -28,7 +30,7 @@ class PublicSet:
     """One public data set."""
 
     layout: type[Layout]
-    row: str  # row kind that the mixture draws
+    row: str  # row kind that is drawn of it, whose token lengths are counted; none are where `tasks/table.ROWS` lacks it
     page: str  # of the data set
     licence: str
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the layout
@@ -84,6 +86,19 @@ SETS: dict[str, PublicSet] = {
         build=_INFILLING,
     ),
     "pile": PublicSet(TextLines, "text_infilling", "https://pile.eleuther.ai", "that of each part, as its page says"),
+}  # fmt: skip
+
+# Evaluation sets are judged as they are published, and one picture or text may come with two labels: nothing is left out as a duplicate.
+_AS_PUBLISHED = {"drop_duplicates": False}
+_GLUE, _GLUE_LICENCE = "https://gluebenchmark.com/tasks", "that of each corpus, as its page says"
+
+DOWNSTREAM: dict[str, PublicSet] = {
+    **{
+        task: PublicSet(
+            Glue, task, _GLUE, _GLUE_LICENCE, {"subset": task}, _AS_PUBLISHED, notes=("labels by name; the test files have none",)
+        )
+        for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
+    },
 }  # fmt: skip
 
 # Layouts of files that are no public set of the list: OFA's own release, and people's own data.

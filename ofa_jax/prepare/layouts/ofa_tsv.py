@@ -19,7 +19,7 @@ import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import OBJECT_SEPARATOR, Caption, ImageRecord, Question, RecordError, TextRecord
-from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
+from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Kind, Layout, checked_record, required
 from ofa_jax.prepare.layouts.ofa_negatives import read_answer_kinds
 from ofa_jax.prepare.layouts.streams import COMPRESSED, file_error, file_inputs, from_base64, record_error, relative_path, spans, text_lines
 
@@ -154,7 +154,7 @@ def _answer_kinds(path: str) -> dict[str, str]:
 class OfaText(_Table):
     """Rows of `text*.tsv`."""
 
-    KIND: ClassVar[Literal["image", "text"]] = "text"
+    KIND: ClassVar[Kind] = "text"
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "text")
 
     pattern: str = "text*.tsv"

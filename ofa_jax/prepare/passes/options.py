@@ -25,7 +25,9 @@ class BuildOptions:
     """Options of one data set's build. All of them decide its bytes."""
 
     layout: Layout
-    row: str  # the row kind that a mixture will draw: the records must have its items, and token lengths are those of its tasks
+    # The row kind that a mixture will draw: the records must have its items, and token lengths are those of its tasks. Empty: any, and
+    # there are no token lengths, so that no block with length classes reads the data set.
+    row: str
     described: Described
     tokenizer: VocabConfig = dataclasses.field(default_factory=VocabConfig)  # of the token lengths
     max_shard_records: int = 10_000  # random reads slow down a hundredfold in huge shards
