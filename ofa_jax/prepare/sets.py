@@ -17,7 +17,9 @@ from ofa_jax.prepare.layouts.image_folders import ImageFolders
 from ofa_jax.prepare.layouts.objects365 import Objects365
 from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaText, OfaVisionLanguage
 from ofa_jax.prepare.layouts.open_images import OpenImages
+from ofa_jax.prepare.layouts.parallel_lines import ParallelLines
 from ofa_jax.prepare.layouts.refcoco import RefCoco
+from ofa_jax.prepare.layouts.snli_ve import SnliVe
 from ofa_jax.prepare.layouts.table import ColumnTable, TextTable
 from ofa_jax.prepare.layouts.text_lines import TextLines
 from ofa_jax.prepare.layouts.visual_genome import VisualGenome
@@ -92,6 +94,8 @@ SETS: dict[str, PublicSet] = {
 _AS_PUBLISHED = {"drop_duplicates": False}
 _GLUE, _GLUE_LICENCE = "https://gluebenchmark.com/tasks", "that of each corpus, as its page says"
 
+_UNC = ("train", "validation=val", "testA", "testB")
+
 DOWNSTREAM: dict[str, PublicSet] = {
     **{
         task: PublicSet(
@@ -99,6 +103,30 @@ DOWNSTREAM: dict[str, PublicSet] = {
         )
         for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
     },
+    "gigaword": PublicSet(
+        ParallelLines, "summary", "https://github.com/harvardnlp/sent-summary", "that of LDC's Gigaword", build=_AS_PUBLISHED
+    ),
+    "snli_ve": PublicSet(
+        SnliVe, "entailment", "https://github.com/necla-ml/SNLI-VE", "SNLI's, CC BY-SA 4.0; of each picture, by its owner",
+        {"splits": ("train", "validation=dev", "test")}, _AS_PUBLISHED,
+    ),
+    "coco_karpathy": PublicSet(
+        Coco, "short_caption", _COCO, _CC_BY, {"karpathy": "dataset_coco.json", "splits": ("train", "validation=val", "test")},
+        _AS_PUBLISHED, notes=("train is Karpathy's train and restval",),
+    ),
+    "refcoco_unc": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcoco", "splits": _UNC}, _AS_PUBLISHED,
+    ),
+    "refcoco_plus_unc": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcoco+", "splits": _UNC}, _AS_PUBLISHED,
+    ),
+    "refcocog_umd": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcocog", "splits": ("train", "validation=val", "test")}, _AS_PUBLISHED,
+    ),
+    "vqa_v2_splits": PublicSet(
+        VqaV2, "answer", "https://visualqa.org/download.html", _CC_BY, {"splits": ("train", "validation=val")}, _AS_PUBLISHED,
+        notes=("answers are of the 3,129 most frequent of train, in every split; all answers of people are kept",),
+    ),
 }  # fmt: skip
 
 # Layouts of files that are no public set of the list: OFA's own release, and people's own data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from ofa_jax.config.schema import VocabConfig
@@ -45,8 +46,7 @@ class BuildOptions:
         del raw["described"], raw["layout"]["source"]
         raw["layout"]["name"] = type(self.layout).__name__
         raw["version"] = VERSION
-        raw["against"] = list(self.against)
-        return raw
+        return json.loads(json.dumps(raw))  # tuples are lists there: options are compared with those of a file
 
 
 @dataclasses.dataclass(frozen=True)

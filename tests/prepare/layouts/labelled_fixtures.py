@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.prepare.layouts.fixtures.streamed import write_tsv
+from tests.prepare.layouts.annotated_fixtures import write_picture
+from tests.prepare.layouts.fixtures.streamed import write_lines, write_tsv
 
 Rows = Sequence[Sequence[str]]
 MSR_HEADER = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
@@ -76,3 +77,32 @@ def write_msr(folder: Path) -> None:
     (folder / "msr_paraphrase_train.txt").write_bytes(text.encode())
     (folder / "msr_paraphrase_test.txt").write_bytes(text.encode())
     write_tsv(folder / "dev_ids.tsv", [("3", "4")])
+
+
+def write_snli_ve(folder: Path, *, split: str = "train") -> None:
+    """Two premises of picture 36979, the first with two hypotheses, and one of picture 9; one more whose people did not agree."""
+    for number in ("36979", "9"):
+        write_picture(folder / "flickr30k-images" / f"{number}.jpg", seed=int(number))
+    rows = [
+        ("36979", "A man sleeps.", "He is awake.", "contradiction"),
+        ("9", "Two dogs run.", "Animals run.", "entailment"),
+        ("36979", "A man in bed.", "It is night.", "neutral"),
+        ("36979", "A man sleeps.", "A person sleeps. ", "entailment"),
+        ("9", "Two dogs run.", "They are cats.", "-"),
+    ]
+    lines = [
+        {
+            "annotator_labels": [label], "captionID": f"{picture}.jpg#0", "gold_label": label, "pairID": f"{picture}.jpg#0r1{label[0]}",
+            "sentence1": premise, "sentence1_binary_parse": "( x )", "sentence2": hypothesis, "Flickr30K_ID": picture,
+        }
+        for picture, premise, hypothesis, label in rows
+    ]  # fmt: skip
+    write_lines(folder / f"snli_ve_{split}.jsonl", lines)
+
+
+def write_gigaword(folder: Path, *, lines: int = 5) -> None:
+    """Articles with their headlines, as many of train and one of dev and test each."""
+    for split, count in (("train", lines), ("dev", 1), ("test", 1)):
+        for kind, words in (("src", "the long article {} , of unk #.# words ."), ("tgt", "headline {}")):
+            text = "".join(words.format(f"{split} {number}") + "\n" for number in range(1, count + 1))
+            (folder / f"{split}.{kind}.txt").write_text(text, encoding="utf-8")
