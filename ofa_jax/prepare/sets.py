@@ -14,7 +14,16 @@ from ofa_jax.prepare.layouts.coco import Coco
 from ofa_jax.prepare.layouts.glue import Glue
 from ofa_jax.prepare.layouts.gqa import Gqa
 from ofa_jax.prepare.layouts.image_folders import ImageFolders
+from ofa_jax.prepare.layouts.imagenet_1k import ImageNet1k
 from ofa_jax.prepare.layouts.objects365 import Objects365
+from ofa_jax.prepare.layouts.ofa_downstream import (
+    OfaCaptions,
+    OfaClasses,
+    OfaEntailment,
+    OfaQuestions,
+    OfaReferring,
+    OfaSummaries,
+)
 from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaText, OfaVisionLanguage
 from ofa_jax.prepare.layouts.open_images import OpenImages
 from ofa_jax.prepare.layouts.parallel_lines import ParallelLines
@@ -110,6 +119,10 @@ DOWNSTREAM: dict[str, PublicSet] = {
         SnliVe, "entailment", "https://github.com/necla-ml/SNLI-VE", "SNLI's, CC BY-SA 4.0; of each picture, by its owner",
         {"splits": ("train", "validation=dev", "test")}, _AS_PUBLISHED,
     ),
+    "imagenet_1k": PublicSet(
+        ImageNet1k, "class_name", "https://image-net.org/challenges/LSVRC/2012/", "non-commercial research, by its terms of access",
+        build=_AS_PUBLISHED | _LARGE, notes=("words of the classes as synset_words.txt has them; two classes are both crane there",),
+    ),
     "coco_karpathy": PublicSet(
         Coco, "short_caption", _COCO, _CC_BY, {"karpathy": "dataset_coco.json", "splits": ("train", "validation=val", "test")},
         _AS_PUBLISHED, notes=("train is Karpathy's train and restval",),
@@ -140,4 +153,10 @@ LAYOUTS: dict[str, type[Layout]] = {
     "ofa_texts": OfaText,
     "ofa_images": OfaImages,
     "ofa_detection": OfaDetection,
+    "ofa_captions": OfaCaptions,
+    "ofa_referring": OfaReferring,
+    "ofa_vqa": OfaQuestions,
+    "ofa_snli_ve": OfaEntailment,
+    "ofa_imagenet": OfaClasses,
+    "ofa_gigaword": OfaSummaries,
 }

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import scipy.io
+
 from tests.prepare.layouts.annotated_fixtures import write_picture
-from tests.prepare.layouts.fixtures.streamed import write_lines, write_tsv
+from tests.prepare.layouts.fixtures.streamed import jpeg, write_lines, write_tar, write_tsv
 
 Rows = Sequence[Sequence[str]]
 MSR_HEADER = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
@@ -106,3 +109,31 @@ def write_gigaword(folder: Path, *, lines: int = 5) -> None:
         for kind, words in (("src", "the long article {} , of unk #.# words ."), ("tgt", "headline {}")):
             text = "".join(words.format(f"{split} {number}") + "\n" for number in range(1, count + 1))
             (folder / f"{split}.{kind}.txt").write_text(text, encoding="utf-8")
+
+
+def write_imagenet(folder: Path, *, form: str) -> None:
+    """Three classes with a picture each, one of them in a tar, and three pictures of validation.
+
+    form: "kit" (the development kit's numbers, whose order is another), "caffe" (val.txt), "folders" (a folder a class).
+    """
+    words = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n02102318": "cocker spaniel, English cocker spaniel, cocker"}
+    folder.mkdir(parents=True)
+    (folder / "synset_words.txt").write_text("".join(f"{synset} {said}\n" for synset, said in words.items()))
+    for seed, synset in enumerate(words):
+        if seed == 1:
+            write_tar(folder / "train" / f"{synset}.tar", [(f"{synset}_3.JPEG", jpeg(seed))])
+        else:
+            write_picture(folder / "train" / synset / f"{synset}_3.JPEG", seed=seed)
+    shown = ("n02102318", "n01440764", "n01440764")
+    for number, synset in enumerate(shown, 1):
+        place = folder / "val" / synset if form == "folders" else folder / "val"
+        write_picture(place / f"ILSVRC2012_val_{number:08d}.JPEG", seed=10 + number)
+    if form == "kit":
+        kit = {1: "n02102318", 2: "n01440764", 3: "n02012849", 1001: "n00001740"}  # the last is no class, but above some
+        rows = [(number, synset, words.get(synset, "entity")) for number, synset in kit.items()]
+        table = np.array(rows, dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])
+        scipy.io.savemat(folder / "meta.mat", {"synsets": table})
+        (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n2\n")
+    elif form == "caffe":
+        places = [f"ILSVRC2012_val_{number:08d}.JPEG {list(words).index(synset)}\n" for number, synset in enumerate(shown, 1)]
+        (folder / "val.txt").write_text("".join(places))
