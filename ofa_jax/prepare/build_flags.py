@@ -17,16 +17,17 @@ from ofa_jax.prepare.layouts.base import Layout, Progress
 from ofa_jax.prepare.passes.build import build
 from ofa_jax.prepare.passes.options import BuildOptions, Described
 from ofa_jax.prepare.passes.runner import RunnerOptions
-from ofa_jax.prepare.sets import LAYOUTS, SETS
+from ofa_jax.prepare.sets import DOWNSTREAM, LAYOUTS, SETS
 from ofa_jax.tasks.table import ROWS
 
 DATA_DIR = as_path("data/pretrain")
+_PUBLIC = SETS | DOWNSTREAM
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Adds the commands to the parser of launch/prepare.py."""
     flags = commands.add_parser("build", help="a public data set, or your own files, as shards of records")
-    flags.add_argument("name", help=f"a public set ({', '.join(SETS)}) or a layout ({', '.join(LAYOUTS)})")
+    flags.add_argument("name", help=f"a public set ({', '.join(_PUBLIC)}) or a layout ({', '.join(LAYOUTS)})")
     flags.add_argument("--source", required=True, help="folder or address (gs://, s3://) of the files as their makers publish them")
     flags.add_argument("--data_dir", type=as_path, default=DATA_DIR)
     flags.add_argument("--dataset", default="", help="name of what is made; of a public set its own")
@@ -64,23 +65,25 @@ def run_build(args: argparse.Namespace, progress: Progress) -> None:
 
 def build_options(args: argparse.Namespace) -> BuildOptions:
     """Returns what the flags of `build` say. Raises `ConfigError`."""
-    known = SETS.get(args.name)
+    known = _PUBLIC.get(args.name)
     if known is None and args.name not in LAYOUTS:
-        raise ConfigError(f"build: found the name {args.name!r}; {nearest(args.name, [*SETS, *LAYOUTS])}")
-    if known is None and not (args.dataset and args.row):
-        raise ConfigError(f"build {args.name}: found no --dataset or no --row, expected both with a layout")
+        raise ConfigError(f"build: found the name {args.name!r}; {nearest(args.name, [*_PUBLIC, *LAYOUTS])}")
     layout_class = known.layout if known else LAYOUTS[args.name]
+    if known is None and not (args.dataset and (args.row or layout_class.KIND == "labelled_text")):
+        raise ConfigError(f"build {args.name}: found no --dataset or no --row, expected both with a layout")
     fields = {"source": args.source, "dataset": args.dataset or args.name, **(known.fields if known else {})}
     layout = layout_class(**(fields | _layout_fields(layout_class, args.option)))
     licence = args.licence or (known.licence if known else "not stated")
     chosen = {name: value for name in ("square_px", "max_side_px") if (value := getattr(args, name)) is not None}
+    if args.keep_duplicates:
+        chosen["drop_duplicates"] = False
+    row = known.row if known else ""
     return BuildOptions(
         layout=layout,
-        row=args.row or (known.row if known else ""),
+        row=args.row or (row if row in ROWS else ""),
         described=Described(known.page if known else args.source, licence, known.notes if known else ()),
         tokenizer=_tokenizer(args.tokenizer),
         max_shard_records=args.shard_records,
-        drop_duplicates=not args.keep_duplicates,
         against=tuple(args.against),
         leak_bits=args.leak_bits,
         negatives=args.negatives,

@@ -34,11 +34,11 @@ class _AlwaysPositive:
 
 
 class LengthCounter:
-    """Counts the tokens of records of one row kind. Read only, picklable."""
+    """Counts the tokens of records of one row kind; with no row kind (""), of no task. Read only, picklable."""
 
     def __init__(self, row: str, *, dataset: str, vocab: VocabConfig, tokenizer: Tokenizer):
         """Raises ConfigError for a row kind that has no tasks."""
-        if row not in ROWS:
+        if row and row not in ROWS:
             raise ConfigError(f"row: found {row!r}, expected one of {', '.join(ROWS)}")
         self.row, self._tokenizer = row, tokenizer
         self._context = TaskContext(tokenizer, Negatives(), dataset, _NO_LIMIT, _NO_LIMIT)
@@ -48,13 +48,15 @@ class LengthCounter:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the row kind's tasks, the middle axis of the lengths."""
-        return tuple(task.name for task in ROWS[self.row])
+        return tuple(task.name for task in ROWS[self.row]) if self.row else ()
 
     def count(self, record: Record) -> np.ndarray:
         """Returns the lengths uint16 [tasks, 2]: ids of source (with BOS and EOS) and of target (with EOS), the largest over the items.
 
         Raises RecordError when the record has no item of the row kind.
         """
+        if not self.row:
+            return np.zeros((0, 2), np.uint16)
         if self.row == "image_infilling" and isinstance(record, ImageRecord) and record.codes is None:
             record = dataclasses.replace(record, codes=_CODES)
         items = self._rows.items(record, self.row)

@@ -1,6 +1,7 @@
-"""The public data sets of OFA's pretraining, by name: how each lies on disk, what is made of it, and under which licence.
+"""The public data sets of OFA's pretraining and of its tasks, by name: how each lies on disk, what is made of it, under which licence.
 
-One command makes each: `python launch/prepare.py build <name> --source=<its files>`. Names are those of `configs/mixtures/ofa_pretrain.py`.
+One command makes each: `python launch/prepare.py build <name> --source=<its files>`. Names of `SETS` are those of
+`configs/mixtures/ofa_pretrain.py`; those of `DOWNSTREAM` are what OFA is fine-tuned and judged on, with all the splits that have labels.
 """
 
 from __future__ import annotations
@@ -10,12 +11,24 @@ from typing import Any
 
 from ofa_jax.prepare.layouts.base import Layout
 from ofa_jax.prepare.layouts.coco import Coco
+from ofa_jax.prepare.layouts.glue import Glue
 from ofa_jax.prepare.layouts.gqa import Gqa
 from ofa_jax.prepare.layouts.image_folders import ImageFolders
+from ofa_jax.prepare.layouts.imagenet_1k import ImageNet1k
 from ofa_jax.prepare.layouts.objects365 import Objects365
+from ofa_jax.prepare.layouts.ofa_downstream import (
+    OfaCaptions,
+    OfaClasses,
+    OfaEntailment,
+    OfaQuestions,
+    OfaReferring,
+    OfaSummaries,
+)
 from ofa_jax.prepare.layouts.ofa_tsv import OfaDetection, OfaImages, OfaText, OfaVisionLanguage
 from ofa_jax.prepare.layouts.open_images import OpenImages
+from ofa_jax.prepare.layouts.parallel_lines import ParallelLines
 from ofa_jax.prepare.layouts.refcoco import RefCoco
+from ofa_jax.prepare.layouts.snli_ve import SnliVe
 from ofa_jax.prepare.layouts.table import ColumnTable, TextTable
 from ofa_jax.prepare.layouts.text_lines import TextLines
 from ofa_jax.prepare.layouts.visual_genome import VisualGenome
@@ -28,7 +41,7 @@ class PublicSet:
     """One public data set."""
 
     layout: type[Layout]
-    row: str  # row kind that the mixture draws
+    row: str  # row kind that is drawn of it, whose token lengths are counted; none are where `tasks/table.ROWS` lacks it
     page: str  # of the data set
     licence: str
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the layout
@@ -86,6 +99,49 @@ SETS: dict[str, PublicSet] = {
     "pile": PublicSet(TextLines, "text_infilling", "https://pile.eleuther.ai", "that of each part, as its page says"),
 }  # fmt: skip
 
+# Evaluation sets are judged as they are published, and one picture or text may come with two labels: nothing is left out as a duplicate.
+_AS_PUBLISHED = {"drop_duplicates": False}
+_GLUE, _GLUE_LICENCE = "https://gluebenchmark.com/tasks", "that of each corpus, as its page says"
+
+_UNC = ("train", "validation=val", "testA", "testB")
+
+DOWNSTREAM: dict[str, PublicSet] = {
+    **{
+        task: PublicSet(
+            Glue, task, _GLUE, _GLUE_LICENCE, {"subset": task}, _AS_PUBLISHED, notes=("labels by name; the test files have none",)
+        )
+        for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
+    },
+    "gigaword": PublicSet(
+        ParallelLines, "summary", "https://github.com/harvardnlp/sent-summary", "that of LDC's Gigaword", build=_AS_PUBLISHED
+    ),
+    "snli_ve": PublicSet(
+        SnliVe, "entailment", "https://github.com/necla-ml/SNLI-VE", "SNLI's, CC BY-SA 4.0; of each picture, by its owner",
+        {"splits": ("train", "validation=dev", "test")}, _AS_PUBLISHED,
+    ),
+    "imagenet_1k": PublicSet(
+        ImageNet1k, "class_name", "https://image-net.org/challenges/LSVRC/2012/", "non-commercial research, by its terms of access",
+        build=_AS_PUBLISHED | _LARGE, notes=("words of the classes as synset_words.txt has them; two classes are both crane there",),
+    ),
+    "coco_karpathy": PublicSet(
+        Coco, "short_caption", _COCO, _CC_BY, {"karpathy": "dataset_coco.json", "splits": ("train", "validation=val", "test")},
+        _AS_PUBLISHED, notes=("train is Karpathy's train and restval",),
+    ),
+    "refcoco_unc": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcoco", "splits": _UNC}, _AS_PUBLISHED,
+    ),
+    "refcoco_plus_unc": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcoco+", "splits": _UNC}, _AS_PUBLISHED,
+    ),
+    "refcocog_umd": PublicSet(
+        RefCoco, "referring", _REFER, _CC_BY, {"subset": "refcocog", "splits": ("train", "validation=val", "test")}, _AS_PUBLISHED,
+    ),
+    "vqa_v2_splits": PublicSet(
+        VqaV2, "answer", "https://visualqa.org/download.html", _CC_BY, {"splits": ("train", "validation=val")}, _AS_PUBLISHED,
+        notes=("answers are of the 3,129 most frequent of train, in every split; all answers of people are kept",),
+    ),
+}  # fmt: skip
+
 # Layouts of files that are no public set of the list: OFA's own release, and people's own data.
 LAYOUTS: dict[str, type[Layout]] = {
     "webdataset": WebDataset,
@@ -97,4 +153,10 @@ LAYOUTS: dict[str, type[Layout]] = {
     "ofa_texts": OfaText,
     "ofa_images": OfaImages,
     "ofa_detection": OfaDetection,
+    "ofa_captions": OfaCaptions,
+    "ofa_referring": OfaReferring,
+    "ofa_vqa": OfaQuestions,
+    "ofa_snli_ve": OfaEntailment,
+    "ofa_imagenet": OfaClasses,
+    "ofa_gigaword": OfaSummaries,
 }

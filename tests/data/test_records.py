@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data import records
-from ofa_jax.data.records import Box, Example, ImageRecord, RecordError, TextRecord, open_records, parse_record
+from ofa_jax.data.examples import serialize
+from ofa_jax.data.records import Box, Example, ImageRecord, LabelledText, RecordError, TextRecord, open_records, parse_record
 from ofa_jax.prepare import fixtures
 
 
@@ -220,3 +221,18 @@ def test_unreadable_bytes_are_an_io_error(copied: Path) -> None:
     next((copied / "prose").glob("*validation*")).unlink()
     with pytest.raises(OSError, match="gone"):
         source[0]
+
+
+def test_labelled_texts_are_read_as_they_were_written() -> None:
+    for text2 in ("a second one", ""):
+        record = LabelledText("train/1", "rte", "a text", text2, "entailment")
+        assert parse_record(serialize(record), kind="labelled_text", dataset="rte", record="train#0", num_codes=0) == record
+    text = TextRecord("train/1", "rte", "a text")
+    with pytest.raises(RecordError, match=r"rte record train#0: field text2: found no such field, expected a text field"):
+        parse_record(serialize(text), kind="labelled_text", dataset="rte", record="train#0", num_codes=0)
+    assert parse_record(serialize(record), kind="text", dataset="rte", record="train#0", num_codes=0) == text
+    for changed in ({"text": " "}, {"answer": ""}):
+        with pytest.raises(RecordError, match=rf"rte record train/1: field {next(iter(changed))}: found '.?', expected at least one word"):
+            parse_record(
+                serialize(LabelledText(**{**vars(record), **changed})), kind="labelled_text", dataset="rte", record="train#0", num_codes=0
+            )

@@ -17,7 +17,7 @@ import numpy as np
 os.environ.setdefault("NO_GCE_CHECK", "true")
 import tensorflow_datasets as tfds
 
-from ofa_jax.data.records import FEATURES, OBJECT_SEPARATOR, Fields, ImageRecord, Record, TextRecord
+from ofa_jax.data.records import FEATURES, OBJECT_SEPARATOR, Fields, ImageRecord, LabelledText, Record, TextRecord
 from ofa_jax.prepare import manifest as manifests
 
 Progress = Callable[[str], None]
@@ -28,7 +28,7 @@ MAX_SHARD_RECORDS = 10_000  # random reads slow down a hundredfold in huge shard
 class Described:
     """What a dataset says of itself in its manifest."""
 
-    record: str  # "image" or "text": key of `data.records.FEATURES`
+    record: str  # "image", "text" or "labelled_text": key of `data.records.FEATURES`
     source: str
     licence: str
     notes: tuple[str, ...] = ()
@@ -62,6 +62,8 @@ def features_of(fields: Fields) -> tfds.features.FeaturesDict:
 
 def example_of(record: Record) -> dict[str, Any]:
     """Returns what TFDS encodes for a record, by the feature names of `data.records`."""
+    if isinstance(record, LabelledText):
+        return {"record_id": record.record_id, "text": record.text, "text2": record.text2, "answer": record.answer}
     if isinstance(record, TextRecord):
         return {"record_id": record.record_id, "text": record.text}
     return {

@@ -36,6 +36,7 @@ from ofa_jax.data.storage import as_path, list_files, open_file, read_bytes
 from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
 
 Found = Record | RecordError
+Kind = Literal["image", "text", "labelled_text"]  # of records: the keys of `data.records.FEATURES`
 Progress = Callable[[str], None]
 _LEAST_LEFT = 0.5  # share of a box that must lie inside the picture; what sticks out is cut off, as annotators draw past borders
 
@@ -57,7 +58,7 @@ class Layout(ABC):
     source: str
     dataset: str  # name of what is made, and of the records
 
-    KIND: ClassVar[Literal["image", "text"]] = "image"
+    KIND: ClassVar[Kind] = "image"
     PAGE: ClassVar[str] = ""  # the public page that describes the layout
     NUM_CODES: ClassVar[int] = 0  # image codes that its records may hold; 0: they hold none
 

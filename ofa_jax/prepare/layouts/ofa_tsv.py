@@ -19,7 +19,7 @@ import numpy as np
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import OBJECT_SEPARATOR, Caption, ImageRecord, Question, RecordError, TextRecord
-from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
+from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Kind, Layout, checked_record, required
 from ofa_jax.prepare.layouts.ofa_negatives import read_answer_kinds
 from ofa_jax.prepare.layouts.streams import COMPRESSED, file_error, file_inputs, from_base64, record_error, relative_path, spans, text_lines
 
@@ -29,9 +29,9 @@ _IMAGE_PX, _NUM_CODES, _CODES = 256, 8_192, 256  # side of a picture with codes,
 
 
 @dataclasses.dataclass(frozen=True)
-class _Table(Layout):
-    """What the four tables share. The id of a record is `<file>@<first byte of its row>/<uniq_id>`, because rows of one picture may share
-    their uniq_id, and is the same whatever the ranges."""
+class OfaTable(Layout):
+    """What the tables share, those of tasks too (`ofa_downstream`). The id of a record is `<file>@<first byte of its row>/<uniq_id>`,
+    because rows of one picture may share their uniq_id, and is the same whatever the ranges."""
 
     PAGE: ClassVar[str] = "https://github.com/OFA-Sys/OFA/blob/main/datasets.md"
     COLUMNS: ClassVar[tuple[str, ...]] = ()
@@ -60,7 +60,7 @@ class _Table(Layout):
             place = f"{file}@{begin}"  # the byte, because a range does not know its row numbers
             try:
                 cells = self._cells(place, line)
-                yield from self.row_records(f"{place}/{cells[0]}", cells)
+                yield from self.row_records(self.record_name(place, cells), cells)
             except RecordError as error:
                 yield error
 
@@ -71,9 +71,13 @@ class _Table(Layout):
             self.fail(place, "schema", "(row)", f"bytes that are no UTF-8 ({error.reason} at {error.start})", "UTF-8")
         if len(cells) != len(self.COLUMNS):
             self.fail(place, "schema", "(row)", f"{len(cells)} columns", f"{len(self.COLUMNS)}: {', '.join(self.COLUMNS)}")
-        if not cells[0].strip():
+        if not cells[0].strip() and self.COLUMNS[0].endswith("id"):
             self.fail(place, "schema", self.COLUMNS[0], repr(cells[0]), "an id")
         return cells
+
+    def record_name(self, place: str, cells: Sequence[str]) -> str:
+        """Returns the id of the record of a row; `place` is where it begins."""
+        return f"{place}/{cells[0]}"
 
     @abstractmethod
     def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
@@ -97,9 +101,23 @@ class _Table(Layout):
             self.fail(record, "schema", field, repr(",".join(numbers)[:80]), "x0,y0,x1,y1")
         return values
 
+    def best_answer(self, record: str, field: str, listed: str) -> tuple[str, float]:
+        """Returns the answer of the largest weight, the first of equals, and the weight. Raises `RecordError`."""
+        answers: dict[str, float] = {}
+        for entry in listed.split(OBJECT_SEPARATOR):
+            weight, separator, answer = entry.partition(WEIGHT_SEPARATOR)
+            try:
+                answers[answer] = float(weight)
+            except ValueError:
+                separator = ""
+            if not separator or not math.isfinite(answers[answer]):
+                self.fail(record, "schema", field, repr(entry[:80]), f"a weight, {WEIGHT_SEPARATOR} and an answer")
+        best = max(answers, key=lambda answer: answers[answer])
+        return best, answers[best]
+
 
 @dataclasses.dataclass(frozen=True)
-class OfaVisionLanguage(_Table):
+class OfaVisionLanguage(OfaTable):
     """Rows of one type of `vision_language*.tsv`; those of other types belong to other data sets.
 
     The weight of an answer becomes the question's confidence; of several answers the one of the largest weight stays, the first of equals.
@@ -124,25 +142,12 @@ class OfaVisionLanguage(_Table):
             words = tuple(word for word in objects.split(OBJECT_SEPARATOR) if word.strip())
             said = dataclasses.replace(said, captions=(Caption(caption, words),))
         elif kind == "qa":
-            answer, weight = self._best_answer(record, refs)
+            answer, weight = self.best_answer(record, "refs", refs)
             kinds = _answer_kinds(self.answer_kinds) if self.answer_kinds else {}
             said = dataclasses.replace(said, questions=(Question(question, answer, weight, kinds.get(answer, "other")),))
         else:
             said = dataclasses.replace(said, regions=((caption, self.box(record, "refs", refs.strip().split(","))),))
         yield from checked_record(self, said, self.image(record, image))
-
-    def _best_answer(self, record: str, refs: str) -> tuple[str, float]:
-        answers: dict[str, float] = {}
-        for entry in refs.split(OBJECT_SEPARATOR):
-            weight, separator, answer = entry.partition(WEIGHT_SEPARATOR)
-            try:
-                answers[answer] = float(weight)
-            except ValueError:
-                separator = ""
-            if not separator or not math.isfinite(answers[answer]):
-                self.fail(record, "schema", "refs", repr(entry[:80]), f"a weight, {WEIGHT_SEPARATOR} and an answer")
-        best = max(answers, key=lambda answer: answers[answer])
-        return best, answers[best]
 
 
 @functools.lru_cache(maxsize=4)
@@ -151,10 +156,10 @@ def _answer_kinds(path: str) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class OfaText(_Table):
+class OfaText(OfaTable):
     """Rows of `text*.tsv`."""
 
-    KIND: ClassVar[Literal["image", "text"]] = "text"
+    KIND: ClassVar[Kind] = "text"
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "text")
 
     pattern: str = "text*.tsv"
@@ -167,7 +172,7 @@ class OfaText(_Table):
 
 
 @dataclasses.dataclass(frozen=True)
-class OfaImages(_Table):
+class OfaImages(OfaTable):
     """Rows of `image*.tsv`: pictures of 256 x 256 pixels with the 256 codes of their middle."""
 
     NUM_CODES: ClassVar[int] = _NUM_CODES
@@ -194,7 +199,7 @@ class OfaImages(_Table):
 
 
 @dataclasses.dataclass(frozen=True)
-class OfaDetection(_Table):
+class OfaDetection(OfaTable):
     """Rows of `detection*.tsv`: pictures with `x0,y0,x1,y1,cat_id,cat_name` joined by `&&`; the number of the category is not used."""
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("uniq_id", "image", "label")

@@ -15,3 +15,8 @@ def coco_picture(number: str) -> str:
 def visual_genome_picture(number: str) -> str:
     """Returns the name of Visual Genome's picture `number`, which GQA shows too."""
     return f"visual_genome/{number}"
+
+
+def flickr30k_picture(number: str) -> str:
+    """Returns the name of Flickr30k's picture `number`, which SNLI-VE shows."""
+    return f"flickr30k/{number}"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import Caption, Question, RecordError, TextRecord
 from ofa_jax.data.storage import open_file
-from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Layout, checked_record, required
+from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Kind, Layout, checked_record, required
 from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, from_base64, record_error
 from ofa_jax.prepare.layouts.table_rows import ENDINGS, Problem, Quoted, read_rows, table_format
 
@@ -91,7 +91,7 @@ class _Table(Layout):
 class TextTable(_Table):
     """A text a row."""
 
-    KIND: ClassVar[Literal["image", "text"]] = "text"
+    KIND: ClassVar[Kind] = "text"
     COLUMN_FIELDS: ClassVar[tuple[str, ...]] = ("text_column",)
 
     text_column: str = "text"

@@ -33,14 +33,15 @@ class Problem(NamedTuple):
 Row = tuple[int, "dict[str, Any] | Problem"]  # its number, from 1, and its values by column
 
 
-def read_rows(path: str, wanted: Sequence[str], *, header: Sequence[str] = (), quoted: Quoted = "csv") -> Iterator[Row]:
+def read_rows(path: str, wanted: Sequence[str], *, header: Sequence[str] = (), quoted: Quoted = "csv", form: str = "") -> Iterator[Row]:
     """Yields the rows of a table with the values of the `wanted` columns, or what is wrong with them.
 
     header: names of the columns of a csv or tsv file that has no line of names. quoted: whether cells of a csv or tsv file may stand in
-    quotes; "csv": in csv files only. Texts of csv and tsv files keep bytes that are no UTF-8 as lone surrogates.
+    quotes; "csv": in csv files only. form: what the table is (".tsv") whatever the file's ending.
+    Texts of csv and tsv files keep bytes that are no UTF-8 as lone surrogates.
     Raises `DataError` when a column or a package is missing, `Damaged` when the file is cut, OSError when it cannot be read.
     """
-    form = table_format(path)
+    form = form or table_format(path)
     if form == ".parquet":
         yield from _parquet_rows(path, wanted)
     elif form in (".csv", ".tsv"):

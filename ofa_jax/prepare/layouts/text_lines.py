@@ -10,11 +10,11 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import RecordError, TextRecord
-from ofa_jax.prepare.layouts.base import Found, Input, Layout, required
+from ofa_jax.prepare.layouts.base import Found, Input, Kind, Layout, required
 from ofa_jax.prepare.layouts.streams import Damaged, file_error, file_inputs, text_lines
 
 _ENDINGS = (".jsonl.zst", ".jsonl.gz", ".jsonl")
@@ -25,7 +25,7 @@ _WORD_CHARS = 40  # a place between words is looked for in at least so many char
 class TextLines(Layout):
     """Each file is one input; a document becomes one or more records `<name of the file>/<line>/<piece>`, counted from 1 and 0."""
 
-    KIND: ClassVar[Literal["image", "text"]] = "text"
+    KIND: ClassVar[Kind] = "text"
     PAGE: ClassVar[str] = "https://pile.eleuther.ai"
 
     pattern: str = ""  # empty: every .jsonl, .jsonl.gz and .jsonl.zst

@@ -130,7 +130,7 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
         split: list(in_order(lambda shard: load_json(files.shard_note(shard["file"])), shards, remote=remote))
         for split, shards in plan["splits"].items()
     }
-    for split, of_split in notes.items():
+    for split, of_split in notes.items() if options.row else ():
         parts = in_order(load_array, [files.shard_lengths(note["file"]) for note in of_split], remote=remote)
         save_array(files.lengths(split), np.concatenate(list(parts)))
     negatives = read_negatives(options.negatives) if options.negatives else _negatives(inputs, files)
@@ -157,7 +157,7 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
             **({"num_codes": num_codes} if num_codes else {}),
             "rejects": plan["rejects"],
             "notices": plan["notices"],
-            "tasks": [task.name for task in ROWS[options.row]],
+            "tasks": [task.name for task in ROWS[options.row]] if options.row else [],
             "token_lengths": {
                 "tokenizer": load_tokenizer(options.tokenizer).digest,
                 "fields": {field: dict(sorted(counts.items(), key=lambda pair: int(pair[0][2:]))) for field, counts in histograms.items()},

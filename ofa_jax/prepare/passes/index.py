@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from ofa_jax.data.records import ImageRecord, Record, RecordError
+from ofa_jax.data.records import ImageRecord, LabelledText, Record, RecordError
 from ofa_jax.data.transforms.image import decode_image
 from ofa_jax.prepare.layouts.base import Input
 from ofa_jax.prepare.lengths import LengthCounter, texts_for_negatives
@@ -151,6 +151,8 @@ def notices_of(record: Record) -> list[dict[str, str]]:
 
 def content_digest(record: Record) -> int:
     """Returns 64 bits of the digest of what a record holds, its id left out."""
+    if isinstance(record, LabelledText):
+        return short_digest(repr((record.text, record.text2, record.answer)).encode())
     if not isinstance(record, ImageRecord):
         return short_digest(record.text.encode())
     said = dataclasses.asdict(dataclasses.replace(record, image=b"", record_id="", codes=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from ofa_jax.config.schema import VocabConfig
@@ -25,7 +26,9 @@ class BuildOptions:
     """Options of one data set's build. All of them decide its bytes."""
 
     layout: Layout
-    row: str  # the row kind that a mixture will draw: the records must have its items, and token lengths are those of its tasks
+    # The row kind that a mixture will draw: the records must have its items, and token lengths are those of its tasks. Empty: any, and
+    # there are no token lengths, so that no block with length classes reads the data set.
+    row: str
     described: Described
     tokenizer: VocabConfig = dataclasses.field(default_factory=VocabConfig)  # of the token lengths
     max_shard_records: int = 10_000  # random reads slow down a hundredfold in huge shards
@@ -43,8 +46,7 @@ class BuildOptions:
         del raw["described"], raw["layout"]["source"]
         raw["layout"]["name"] = type(self.layout).__name__
         raw["version"] = VERSION
-        raw["against"] = list(self.against)
-        return raw
+        return json.loads(json.dumps(raw))  # tuples are lists there: options are compared with those of a file
 
 
 @dataclasses.dataclass(frozen=True)
