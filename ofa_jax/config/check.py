@@ -23,11 +23,10 @@ from ofa_jax.config.findings import (
     resolve_mesh,
     run_findings,
 )
-from ofa_jax.config.rows import ANSWERS, CODE_ROWS, PROMPTED_ROWS, SEQUENCES_PER_ITEM, TASK_NAMES
+from ofa_jax.config.rows import ANSWERS, CODE_ROWS, CODE_TASKS, PROMPTED_ROWS, SEQUENCES_PER_ITEM, TASK_NAMES
 from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
 
 BOX_TASKS = ("grounding", "grounded_captioning", "detection")
-CODE_TASKS = ("image_infilling", "image_generation")
 MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
 NUM_SPECIAL = 5  # BOS, PAD, EOS, UNK and MASK
 

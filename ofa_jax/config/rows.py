@@ -10,6 +10,7 @@ Row = Literal[
     "short_caption", "answer", "referring", "entailment", "class_name", "painting", "summary",
     "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2",
 ]  # fmt: skip
+CODE_TASKS = ("image_infilling", "image_generation")
 CODE_ROWS = ("image_infilling", "painting")  # those whose targets are image codes
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two

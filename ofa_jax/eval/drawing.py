@@ -88,7 +88,11 @@ def infilling_panels(pixels: np.ndarray, line: dict[str, Any], codec: PictureCod
 
 
 def example_panels(line: dict[str, Any], pixels: np.ndarray | None, codec: PictureCodec | None) -> list[tuple[str, np.ndarray]]:
-    """(caption, picture) of one line of predictions.jsonl; nothing for a text."""
+    """(caption, picture) of one line of predictions.jsonl; nothing for a text, and none without a codec for a picture that is painted."""
+    if line["task"] == "image_generation" and codec is not None:
+        return [
+            (caption, enlarge(picture_of(line[key], codec))) for caption, key in (("generated", "generated"), ("true codes", "reference"))
+        ]
     if pixels is None:
         return []
     size = {"width": line["width"], "height": line["height"]}

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.render import config_hash
+from ofa_jax.config.rows import CODE_TASKS
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.eval import drawing
 from ofa_jax.eval.codec import PictureCodec, load_codec
@@ -153,7 +154,7 @@ def notes(lines: Sequence[dict[str, Any]], codec: PictureCodec | None) -> str:
     """Returns what must be said about the data of these predictions: where pictures come from, their licence, and what made their codes."""
     datasets = {line["dataset"] for line in lines}
     said = [note for dataset, note in _CREDITS.items() if dataset in datasets]
-    if any(line["task"] == "image_infilling" for line in lines):
+    if any(line["task"] in CODE_TASKS for line in lines):
         made_by = "a codec that is not in the data folder, so that no fill is drawn" if codec is None else codec.description
         said.append(_CODES_NOTE.replace("CODEC", escaped(made_by)))
     return "".join(f"<p>{note}</p>" for note in said)
@@ -211,7 +212,7 @@ def _section(name: str, lines: Sequence[dict[str, Any]], directory: Path, codec:
         colours = ("#5d6d7e", drawing.PREDICTION_COLOUR, drawing.TRUTH_COLOUR)
         sheet.append((panels, [(text, c) for text, c in zip((asked, said, true), colours, strict=True) if text]))
     drawing.contact_sheet(sheet).save(directory / SHEETS_DIR / f"{name.replace('/', '_')}.png")
-    wide = " wide" if task in ("image_infilling", "text_infilling") else ""
+    wide = " wide" if task in (*CODE_TASKS, "text_infilling") else ""
     return f"<h2>{escaped(name)}</h2>{legend if task in ('grounding', 'detection') else ''}<div class='cards{wide}'>{''.join(cards)}</div>"
 
 
@@ -224,7 +225,7 @@ def picture_html(caption: str, pixels: np.ndarray, *, exact: bool = True) -> str
 def words(line: dict[str, Any]) -> tuple[str, str]:
     """Returns the prediction and the truth of a line of predictions.jsonl in words."""
     task, prediction, reference = line["task"], line["prediction"], line["reference"]
-    if task == "image_infilling":
+    if task in CODE_TASKS:
         right, forced = (sum(p == r for p, r in zip(codes, reference, strict=True)) for codes in (line["generated"], prediction))
         return f"{right} of {len(reference)} generated codes right ({forced} when teacher-forced)", ""
     if task == "grounding":

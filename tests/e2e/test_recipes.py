@@ -1,0 +1,50 @@
+"""Every fine-tuning recipe on its fixture, by the commands that people run: trained, evaluated on the way and behind it, resumed, asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import ROOT, run
+
+RECIPES = {
+    "coco_caption": "what does the image describe?",
+    "refcoco": 'which region does the text " the dog " describe?',
+    "vqa_v2": "what color is the shape?",
+    "snli_ve": 'does the image describe " a dog "?',
+    "gigaword": 'what is the summary of article " a dog is there "?',
+    "glue:data=cola": 'is the text " a dog " grammatically correct?',
+    "glue:data=mnli": 'can text1 " a dog " imply text2 " an animal "?',
+    "glue:data=mrpc": 'does text1 " a dog " and text2 " an animal " have the same semantics?',
+    "glue:data=qnli": 'does " a dog " contain the answer to question " what "?',
+    "glue:data=qqp": 'is question " what " and question " who " equivalent?',
+    "glue:data=rte": 'can text1 " a dog " imply text2 " an animal "?',
+    "glue:data=sst2": 'is the sentiment of text " good " positive or negative?',
+    "imagenet": "what does the image describe?",
+    "image_generation": "what is the complete image? caption: a dog",
+}
+QUICK = ("refcoco", "vqa_v2", "glue:data=cola")  # a picture and a box, a picture and a prompt, texts and a closed set
+
+
+@pytest.mark.parametrize("recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in RECIPES])
+def test_a_recipe_runs_from_its_config_alone(recipe: str, tmp_path: Path) -> None:
+    name, _, arg = recipe.partition(":")
+    config = f"--config={ROOT}/configs/finetune/{name}.py:debug{',' + arg if arg else ''},steps=4"
+    workdir = tmp_path / "run"
+    flags = [f"--config.workdir={workdir}", "--config.checkpoint.every_steps=2", "--config.eval.every_steps=2"]
+    train = [sys.executable, str(ROOT / "launch" / "train.py"), config, *flags]
+    said = run(train, tmp_path)
+    assert "step 4/4" in said and said.count("evaluated:") == 2, said
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    said = run(train, tmp_path)
+    assert "going on from step 2" in said and "step 4/4" in said, said
+    said = run([sys.executable, str(ROOT / "launch" / "eval.py"), config, *flags], tmp_path)
+    results = json.loads((workdir / "eval.json").read_text())
+    assert results and all(found["n"] for metrics in results.values() for found in metrics.values()), results
+    asked = [f"--text={RECIPES[recipe]}", *(["--output=codes"] if name == "image_generation" else [])]
+    if name != "image_generation":  # what is painted without a picture is drawn by evaluation alone
+        run([sys.executable, str(ROOT / "launch" / "predict.py"), f"--checkpoint={workdir}", *asked], tmp_path)
