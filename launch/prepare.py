@@ -10,6 +10,7 @@ python launch/prepare.py build NAME --source=DIR [--data_dir=data/pretrain] [--a
                                                                                 a public data set, or your own files, as shards of records
 python launch/prepare.py pictures --dataset=NAME --split=NAME                   pictures of an evaluation set, for --against
 python launch/prepare.py classes --config=FILE                                  length classes that fit the prepared data
+python launch/prepare.py frequencies --dataset=NAME [--split=train]             words of its captions, for CIDEr as a reward
 python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
 
@@ -27,7 +28,7 @@ from ofa_jax.data.storage import as_path, exists, is_remote, local_copy
 from ofa_jax.data.storing import names_in, written_whole
 from ofa_jax.monitor.exits import reason_of, tell_end
 from ofa_jax.parallel.huge_pages import start_with_huge_pages
-from ofa_jax.prepare import build_flags, fixtures, manifest, quickstart
+from ofa_jax.prepare import build_flags, fixtures, frequencies, manifest, quickstart
 
 
 def main(argv: list[str]) -> int:
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
     codes.add_argument("--rows", type=int, default=64, help="pictures at a time on each device")
     codes.add_argument("--rebuild", action="store_true", help="replace codes that are there")
     build_flags.add_commands(commands)
+    frequencies.add_command(commands)
     verify = commands.add_parser("verify")
     verify.add_argument("--data_dir", type=as_path, default=as_path("data/quickstart"))
     args = parser.parse_args(argv)
@@ -83,7 +85,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-_RUN = {"build": build_flags.run_build, "pictures": build_flags.run_pictures, "classes": build_flags.run_classes}
+_RUN = {
+    "build": build_flags.run_build,
+    "pictures": build_flags.run_pictures,
+    "classes": build_flags.run_classes,
+    "frequencies": frequencies.run,
+}
 
 
 def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:

@@ -90,6 +90,7 @@ def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: li
     from ofa_jax.config.debug import datasets_of, uses_fixtures
     from ofa_jax.data.quarantine import Quarantine
     from ofa_jax.data.usage import Usage
+    from ofa_jax.eval.rewards import rewarder_of
     from ofa_jax.parallel import hosts
     from ofa_jax.parallel.machine import load_here
     from ofa_jax.tasks.table import TASK_NAMES
@@ -135,7 +136,7 @@ def _train_on_hosts(argv: list[str], life: Life, heartbeat: Heartbeat, allow: li
             print(f"no held-out records of: {', '.join(without)}")
         hooks.append(Evaluate(HeldOutLoss(held_out, source, task_names=task_names), every_steps=config.eval.loss_every_steps))
     try:
-        result = train(config, pipeline, hooks, task_names=task_names, identity=identity, allow=allow)
+        result = train(config, pipeline, hooks, task_names=task_names, identity=identity, allow=allow, rewarder=rewarder_of(config))
     finally:
         pipeline.close()
     life.step = result.step

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "clusters": ("config", "monitor", "parallel.cluster"),
     "data": ("config", "vocab"),
     "tasks": ("config", "vocab", "data", "metrics"),
-    "prepare": ("config", "vocab", "data", "tasks"),
+    "prepare": ("config", "vocab", "metrics", "data", "tasks"),
     "models": ("config", "parallel"),
     "checkpoint": ("config", "parallel", "__version__"),
     "decode": ("config", "parallel", "models", "vocab.trie"),
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "pods",
         "bench.noise",
     ),
-    "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor"),
+    "eval": ("config", "parallel", "vocab", "metrics", "data", "tasks", "models", "decode", "checkpoint", "monitor", "train.reward"),
 }
 NUMPY_SIDE = ("vocab", "metrics", "data", "tasks", "prepare")
 BANNED_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}

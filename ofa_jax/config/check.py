@@ -53,6 +53,7 @@ def problems(config: AnyRun, num_devices: int | None = None, *, training: bool =
     yield from _loss(config)
     yield from _vocab(config)
     yield from _model(config)
+    yield from _reward(config)
     if training:
         yield from _mesh(config, num_devices)
         yield from _data(config, num_devices)
@@ -105,6 +106,30 @@ def _loss(config: RunConfig) -> Iterator[str]:
             value = getattr(loss, field.name)
             if field.name not in ("label_smoothing", "logit_chunk") and value != field.default:
                 yield f"loss.{field.name}: found {value}, expected {field.default} for objective=picture_words, whose rows are no tokens"
+
+
+def _reward(config: RunConfig) -> Iterator[str]:
+    if len(config.reward) > 1:
+        yield f"reward: found {len(config.reward)} of them, expected one or none"
+    for reward in config.reward[:1]:
+        yield from positive("reward.max_len", reward.max_len)
+        yield from at_least("reward.no_repeat_ngram", reward.no_repeat_ngram, 0)
+        yield from at_least("reward.top_k", reward.top_k, 0)
+        if reward.reward == "cider" and not reward.frequencies:
+            yield "reward.frequencies: found none for cider, expected a file of launch/prepare.py frequencies"
+        if config.optimizer.accumulate > 1:
+            yield f"optimizer.accumulate: found {config.optimizer.accumulate} with a reward, expected 1"
+        for name in ("label_smoothing", "decoder_noise", "r_drop_alpha", "encouraging_log_end"):
+            if getattr(config.loss, name):
+                yield f"loss.{name}: found {getattr(config.loss, name)} with a reward, expected 0"
+        for block in config.data.blocks:
+            path = f"data.blocks.{block.name}"
+            if {source.row for source in block.sources} != {"short_caption"}:
+                yield f"{path}: found rows {sorted({source.row for source in block.sources})} with a reward, expected short_caption alone"
+            if block.pairs_per_image < 2:
+                yield f"{path}.pairs_per_image: found {block.pairs_per_image}, expected 2 or more hypotheses of a row, to be compared"
+            if block.target_len <= reward.max_len:
+                yield f"{path}.target_len: found {block.target_len}, expected more than reward.max_len={reward.max_len}, for EOS"
 
 
 def _closed_set(config: RunConfig) -> Iterator[str]:

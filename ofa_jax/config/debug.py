@@ -190,6 +190,10 @@ def _on_fixtures(config: RunConfig) -> RunConfig:
             constraint_range=codes if config.loss.constraint_range else (),
             answers=config.loss.answers if config.loss.answers == "task" else "",  # files hold the answers of other data
         ),
+        reward=tuple(
+            dataclasses.replace(reward, frequencies=f"{FIXTURES_DIR}/scenes/frequencies-train.json" if reward.frequencies else "")
+            for reward in config.reward
+        ),
         eval=dataclasses.replace(
             config.eval,
             sets=_EVAL_SETS if _pretrains(config) else _own_sets(config),

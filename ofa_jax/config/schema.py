@@ -412,6 +412,18 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Self-critical training (`train/reward`): as many hypotheses a row as its block's `pairs_per_image`."""
+
+    reward: str = "cider"  # or FILE.py:function of (instruction, picture, texts, references), which gives one number a text
+    frequencies: str = ""  # of cider: the file of document frequencies that `launch/prepare.py frequencies` writes
+    method: Literal["beam", "sample"] = "beam"
+    max_len: int = 16  # tokens before EOS
+    no_repeat_ngram: int = 3
+    top_k: int = 0  # of sample
+
+
+@dataclasses.dataclass(frozen=True)
 class MonitorConfig:
     """What a run shows of itself beside its metrics; nothing of it changes what is learned."""
 
@@ -490,6 +502,7 @@ class RunConfig:
     init: InitConfig = InitConfig()
     eval: EvalConfig = EvalConfig()
     monitor: MonitorConfig = MonitorConfig()
+    reward: tuple[RewardConfig, ...] = ()  # one: the run learns from what it writes itself; none: from the data's targets
     objective: Literal["ofa", "picture_words"] = "ofa"  # what is trained: the whole model, or its image front alone to name what it sees
     workdir: str = "runs/{name}"
     steps: int = 300_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,13 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.metrics.words import split_words
 
 MAX_ORDER = 4
+END = " eos"  # a word behind every text of the self-critical reward, so that stopping counts (official `scst_reward_criterion`)
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def ended(text: str) -> str:
+    """Returns a text as the self-critical reward reads it: without ASCII punctuation, with a word for its end."""
+    return text.translate(_NO_PUNCTUATION).strip() + END
 
 
 def ngrams(text: str) -> Counter[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ofa_jax.prepare import codebook, manifest, quickstart
+from ofa_jax.prepare import codebook, frequencies, manifest, quickstart
 from ofa_jax.prepare.builders import base, downstream, easy_vqa, prose, scenes
 
 NUM_TEXT = 400  # text ids of the fixtures' tokeniser, MASK included
@@ -31,6 +31,9 @@ def write(data_dir: str | os.PathLike[str], *, datasets: Iterable[str] = (), reb
     """
     path = Path(data_dir)
     quickstart.prepare(path, options=OPTIONS, rebuild=rebuild, progress=lambda _: None)
+    counted = frequencies.frequencies_file(path, "scenes", "train")
+    if "scenes" in set(datasets) and not counted.exists():
+        frequencies.count_frequencies(path, "scenes", "train", progress=lambda _: None)
     options = downstream.DownstreamOptions()
     for name in sorted(set(datasets).intersection(downstream.NAMES)):
         builder = downstream.builder_of(name)

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.load import run_folder
 from ofa_jax.config.render import config_hash, to_json
-from ofa_jax.config.schema import AnyRun
+from ofa_jax.config.schema import AnyRun, RunConfig
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.monitor.writers import Number
 from ofa_jax.parallel import hosts
@@ -36,6 +36,8 @@ from ofa_jax.train.guard import BadStep, BadSteps, bad_step, describe_rewind, to
 from ofa_jax.train.hooks import Hook
 from ofa_jax.train.interval import Interval
 from ofa_jax.train.objective import make_objective
+from ofa_jax.train.pretraining import Pretraining
+from ofa_jax.train.reward import Rewarder, SelfCritical
 from ofa_jax.train.saving import CheckpointEvents, Saving
 from ofa_jax.train.start import restore_state, start_state
 from ofa_jax.train.state import TrainState, abstract_state
@@ -74,11 +76,13 @@ def train(
     identity: dict[str, str] | None = None,
     allow: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
+    rewarder: Rewarder | None = None,
 ) -> TrainResult:
     """Trains up to `config.steps`, from the newest checkpoint of the run where there is one, and returns the state reached.
 
     task_names: names by task id, for the metrics. identity: facts outside the config that a resumed run must share, by name.
-    allow: changes that a resumed run may have (`check_resume`). devices: default all. SIGTERM or SIGINT finishes the step under way,
+    allow: changes that a resumed run may have (`check_resume`). devices: default all. rewarder: of a run with
+    `reward`. SIGTERM or SIGINT finishes the step under way,
     saves and returns with `stopped`; a second SIGINT interrupts at once. Raises `UserError` for what a user can mend.
     """
     identity = dict(identity or {})
@@ -117,7 +121,12 @@ def train(
         bad_steps = BadSteps(workdir, host=hosts.index(), data_step=data_step)
         stack.callback(bad_steps.close)
         saving = Saving(config, manager, events, identity=identity, consents=consents)
-        run = _Run(config, mesh, saving, hooks=hooks, task_names=task_names, stop=stop, bad_steps=bad_steps)
+        critical = None
+        if isinstance(config, RunConfig) and config.reward:
+            assert rewarder is not None and isinstance(objective, Pretraining)
+            critical = SelfCritical(config, mesh, objective.graphdef, rewarder)
+            stack.callback(critical.close)
+        run = _Run(config, mesh, saving, hooks=hooks, task_names=task_names, stop=stop, bad_steps=bad_steps, critical=critical)
         return run.loop(state, pipeline)
 
 
@@ -139,7 +148,9 @@ class _Run:
         task_names: Sequence[str],
         stop: _Stop,
         bad_steps: BadSteps,
+        critical: SelfCritical | None = None,
     ):
+        self.critical = critical
         self.config, self.mesh, self.saving, self.manager = config, mesh, saving, saving.manager
         self.hooks, self.stop, self.bad_steps = hooks, stop, bad_steps
         self.objective = make_objective(config)
@@ -200,11 +211,16 @@ class _Run:
                 batch = next(batches)
                 self._enter(step, "compile" if self.compiled is None else "step")
                 blocks = self._put(batch)
+                told: dict[str, float] = {}
                 if self.compiled is None:
                     self.compiled = lowered.compile()
+                if self.critical is not None:
+                    blocks, told = self.critical(state, batch, blocks)
                 # Any transfer that is not asked for by name would be a hidden wait for the device.
                 with jax.transfer_guard("disallow"):
                     state, metrics = self.compiled(state, blocks)
+                if told:
+                    metrics = metrics._replace(scalars={**metrics.scalars, **told})
                 self.data_step = batch.data_step + 1
                 self._read()
                 self.unread = (batch, metrics)

@@ -13,6 +13,7 @@ from tests.e2e.processes import ROOT, run
 
 RECIPES = {
     "coco_caption": "what does the image describe?",
+    "coco_caption_reward": "what does the image describe?",
     "refcoco": 'which region does the text " the dog " describe?',
     "vqa_v2": "what color is the shape?",
     "snli_ve": 'does the image describe " a dog "?',

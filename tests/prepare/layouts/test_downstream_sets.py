@@ -167,7 +167,7 @@ def test_what_imagenet_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     (raw / "meta.mat").write_bytes(b"no table")
     assert "meta.mat: found " in failed()
     (raw / "meta.mat").unlink()
-    assert "found no meta.mat or */meta.mat or */data/meta.mat in" in failed()
+    assert "found no meta.mat or */meta.mat or" in failed()
     (raw / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 3\n")
     assert "expected the name of a picture and a number from 0 to 2" in failed()
     (raw / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\n")
