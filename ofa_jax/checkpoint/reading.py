@@ -86,7 +86,7 @@ class CheckpointReader:
     def about(self, step: int | None = None) -> About:
         """Returns what the checkpoint (default: the newest) says of itself."""
         step = self._resolve(step)
-        return from_metadata(self._metadata(step).custom_metadata, folder=self.directory / str(step))
+        return from_metadata(self._said(step), folder=self.directory / str(step))
 
     def facts(self, step: int | None = None) -> dict[str, Any]:
         """Returns the `facts` that were saved with the checkpoint; none with an older one."""
@@ -137,7 +137,7 @@ class CheckpointReader:
         fill, base = dict(fill or {}), self.about(step).base
         wanted = {part: tree for part, tree in parts_of(abstract_state).items() if part not in fill}
         own = kept(wanted, base)
-        self._check(step, own, extra=lambda part: part in without or part in spare)
+        self._check(step, self._metadata(step).metadata, own, extra=lambda part: part in without or part in spare)
         under = {} if base is None else self._load_base(step, base, wanted)
         loaded = laid_over(under, self._load(step, own, partial=bool(spare)))
         return from_parts(abstract_state, loaded | {part: nested(tree) for part, tree in fill.items()})
@@ -152,10 +152,9 @@ class CheckpointReader:
         `abstract_params` has not; they are not read.
         """
         step = self._resolve(step)
-        stored, base = self._metadata(step).metadata, self.about(step).base
-        part = "ema" if "ema" in stored else "params"
-        if base is not None and (abstract_params is None or abstract_stats is None):
-            stored = self._shapes(step)
+        own_stored, base = self._metadata(step).metadata, self.about(step).base
+        part = "ema" if "ema" in own_stored else "params"
+        stored = self._shapes(step) if base is not None and (abstract_params is None or abstract_stats is None) else own_stored
         wanted: dict[str, Any] = {}
         for name, abstract in ((part, abstract_params), ("stats", abstract_stats)):
             if abstract is not None:
@@ -166,7 +165,7 @@ class CheckpointReader:
         own = kept(wanted, base)
         if problem := self.damage(step, parts=tuple(own)):
             raise damaged(self.directory / str(step), problem)
-        self._check(step, own, extra=lambda part: only_wanted or part not in own)
+        self._check(step, own_stored, own, extra=lambda part: only_wanted or part not in own)
         under = {} if base is None else self._load_base(step, base, wanted)
         loaded = laid_over(under, self._load(step, own, partial=only_wanted))
 
@@ -228,7 +227,7 @@ class CheckpointReader:
                 "copy, in its place or where --config.init.checkpoint=PLACE says"
             ) from error
         # A run has its parameters and their average from the same arrays; one buffer cannot be donated twice.
-        copies = (found.params if i == 0 else jax.tree.map(jnp.copy, found.params) for i in range(2))
+        copies = iter((found.params, _copied(found.params) if "params" in missing and "ema" in missing else None))
         return {part: found.stats if part == "stats" else next(copies) for part in missing}
 
     def _shapes(self, step: int) -> dict[str, Any]:
@@ -255,7 +254,7 @@ class CheckpointReader:
         return step
 
     def _said(self, step: int) -> dict[str, Any]:
-        """Returns what a checkpoint says of itself, as it lies on disk."""
+        """Returns what a checkpoint says of itself, as it lies on disk. (Orbax would read the description of every part with it.)"""
         folder = self.directory / str(step)
         try:
             return dict(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"])
@@ -275,6 +274,8 @@ class CheckpointReader:
         return found
 
     def _load(self, step: int, wanted: dict[str, Any], *, partial: bool = False) -> dict[str, Any]:
+        if not wanted:
+            return {}
         folder = self.directory / str(step)
         context = ocp.Context()
         context.pytree.loading.partial_load = partial
@@ -284,9 +285,10 @@ class CheckpointReader:
         except (OSError, ValueError) as error:
             raise damaged(folder, error) from error
 
-    def _check(self, step: int, wanted: dict[str, Any], *, extra: Callable[[str], bool]) -> None:
-        """Compares names, shapes and dtypes before any array is read. `extra`: in which parts the checkpoint may hold more than wanted."""
-        stored, expected = walk(self._metadata(step).metadata), walk(wanted)
+    def _check(self, step: int, described: dict[str, Any], wanted: dict[str, Any], *, extra: Callable[[str], bool]) -> None:
+        """Compares names, shapes and dtypes, `described` by the checkpoint, before any array is read. `extra`: in which parts it may hold
+        more than wanted."""
+        stored, expected = walk(described), walk(wanted)
         where = f"checkpoint {self.directory / str(step)}"
         for name, leaf in expected.items():
             if name not in stored:
@@ -298,6 +300,11 @@ class CheckpointReader:
         for name in stored:
             if name not in expected and not extra(name.split("/")[0]):
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -235,9 +235,10 @@ def describe(path: Path) -> str:
         }
         lines |= {"beside the weights": ", ".join(file.metadata)} if file.metadata else {}
     model, vocab = config.model, config.vocab
+    updates = f", and low-rank updates of rank {model.lora_rank}" if model.lora_rank else ""
     lines |= {
         "size": size_of(model) or "of its own",
-        "parameters": f"{count_parameters(model, vocab):,}",
+        "parameters": f"{count_parameters(dataclasses.replace(model, lora_rank=0), vocab):,}{updates}",
         "width, feed-forward, heads": f"{model.width}, {model.ffn_width}, {model.num_heads}",
         "layers": f"{model.encoder_layers} + {model.decoder_layers}",
         "ResNet stages": str(model.resnet.blocks),
