@@ -5,17 +5,20 @@ python launch/convert.py import SOURCE --out=runs/NAME [--ema] [--bpe=DIR] [--co
 python launch/convert.py import SOURCE --out=runs/NAME --config=FILE --part=bart|resnet [--bpe=DIR]   first weights of one part
 python launch/convert.py import SOURCE --out=runs/NAME --part=vqgan            a VQGAN of taming-transformers
 python launch/convert.py export RUN --out=PATH [--layout=hf|fairseq|npz|taming] a run's newest checkpoint for other programs
+python launch/convert.py whole RUN --out=runs/NAME                             a whole checkpoint of one of what was trained alone
 python launch/convert.py describe PATH                                         what any checkpoint is
 python launch/convert.py diff-config A B                                       what differs between two configs, files or runs
 python launch/convert.py verify --config=FILE[:arg] --state=S.npz --inputs=I.npz --expected=E.npz [--tolerance=1e-4]
 
-`--config.a.b=value` changes a field of the config. `verify` takes the config from the weights where --config is not given.
+`--config.a.b=value` changes a field of the config; init.checkpoint is where the base of a run with checkpoint.content=trained lies now.
+`verify` takes the config from the weights where --config is not given.
 Exit codes: 0 done, 1 `verify` found a difference beyond the tolerance (or `diff-config` any), 2 a mistake told in one sentence.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ofa_jax.config.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from ofa_jax.config.schema import AnyRun, RunConfig
+    from ofa_jax.config.schema import AnyRun
 
 EXIT_DIFFERS, EXIT_MISTAKE = 1, 2
 
@@ -57,8 +60,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     take.add_argument("--grow", action="store_true", help="draw the rows that tables lack for --config")
     take.add_argument("--bpe", type=Path, help="OFA's dict.txt or its folder")
     give = commands.add_parser("export")
-    give.add_argument("checkpoint", type=Path)
-    give.add_argument("--out", type=Path, required=True)
+    for command in (give, commands.add_parser("whole")):
+        command.add_argument("checkpoint", type=Path)
+        command.add_argument("--out", type=Path, required=True)
     give.add_argument("--layout", choices=("hf", "fairseq", "npz", "taming"), help="hf, or taming for a VQGAN, where not given")
     commands.add_parser("describe").add_argument("path", type=Path)
     diff = commands.add_parser("diff-config")
@@ -87,13 +91,8 @@ def _run(argv: list[str]) -> int:
 
     hosts.use_compilation_cache()
     jax.config.update("jax_default_matmul_precision", "highest")
-
-    def changed(config: RunConfig) -> RunConfig:
-        return override(config, overrides)
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    say = functools.partial(print, flush=True)
+    changed = functools.partial(override, overrides=overrides)
     given = load_config(argv)[0] if spec else None
     if flags.command == "import" and flags.part == "vqgan":
         vqgan_files.import_vqgan(flags.source, flags.out, progress=say)
@@ -105,7 +104,9 @@ def _run(argv: list[str]) -> int:
         config = given or load_config(argv)[0]  # without --config it says what is missing
         transfer.import_part(flags.part, flags.source, flags.out, config=config, bpe=flags.bpe, progress=say)
     elif flags.command == "export":
-        transfer.export(flags.checkpoint, flags.out, layout=flags.layout, progress=say)
+        transfer.export(flags.checkpoint, flags.out, layout=flags.layout, override=changed, progress=say)
+    elif flags.command == "whole":
+        transfer.write_whole(flags.checkpoint, flags.out, override=changed, progress=say)
     elif flags.command == "describe":
         say(transfer.describe(flags.path))
     else:
@@ -133,7 +134,8 @@ def _diff(a: str, b: str) -> int:
     def config_of(text: str) -> AnyRun:
         if ".py" in text:
             return read_config(text)
-        from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+        from ofa_jax.checkpoint.folders import find_run
+        from ofa_jax.checkpoint.manager import CheckpointManager
 
         folder, step = find_run(text)
         return CheckpointManager(folder, read_only=True).run_config(step)

@@ -1,7 +1,8 @@
 """What a checkpoint says of itself beside its arrays: the metadata that is saved with it, by format version.
 
 Format 1 held the resolved config and the tokeniser's digest. Format 2 adds the format's number, the versions of the libraries that wrote
-it, the digests of the data, the seed, the metrics of its evaluation, the consents given so far, and the digests of its own files.
+it, the digests of the data, the seed, the metrics of its evaluation, the consents given so far, and the digests of its own files. Format 3
+adds the base: the checkpoint that has what this one does not hold.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax import __version__
+from ofa_jax.checkpoint.base import Base
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.render import from_json, to_json
 from ofa_jax.config.schema import AnyRun
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class About:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # of the evaluation of this very state; empty: none was made
     consents: tuple[dict[str, Any], ...] = ()  # {"step", "changes"}: what a person allowed to change when the run went on
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # what else the run wants to know of it
+    base: Base | None = None  # that it lies over; None: it holds everything, as all of older formats do
     unsaid: tuple[str, ...] = ()
 
 
@@ -51,6 +54,7 @@ def to_metadata(about: About) -> dict[str, Any]:
         "metrics": {name: float(value) for name, value in about.metrics.items() if abs(float(value)) < float("inf")},
         "facts": dict(about.facts),
         "consents": [dict(consent) for consent in about.consents],
+        "base": None if about.base is None else {**dataclasses.asdict(about.base), "params": list(about.base.params)},
     }
 
 
@@ -66,6 +70,7 @@ def from_metadata(found: Any, *, folder: Path) -> About:
             f"{folder}, format: found {version}, expected at most {FORMAT}; it was written by ofa_jax {wrote}, read it with that version"
         )
     names = ("versions", "seed", "digests of the data", "digests of its files") if version < 2 else ()
+    base = found.get("base")
     return About(
         config=from_json(found["config"]),
         identity=dict(found["identity"]),
@@ -74,5 +79,6 @@ def from_metadata(found: Any, *, folder: Path) -> About:
         metrics=dict(found.get("metrics", {})),
         facts=dict(found.get("facts", {})),
         consents=tuple(found.get("consents", ())),
+        base=None if base is None else Base(**{**base, "params": tuple(base["params"])}),
         unsaid=names,
     )

@@ -410,6 +410,18 @@ def _init(config: RunConfig) -> Iterator[str]:
     yield from _parts("init.parts", init.parts)
     if init.parts and not init.checkpoint:
         yield f"init.parts: found {', '.join(init.parts)} without init.checkpoint, expected the run to take them from, or no parts"
+    if config.checkpoint.content == "trained":
+        found, optimizer = "checkpoint.content: found trained", config.optimizer
+        if not init.checkpoint:
+            yield (
+                f"{found} without init.checkpoint, expected the run that has what stays as it is (--config.init.checkpoint=RUN), or "
+                "checkpoint.content=all"
+            )
+        elif not optimizer.trained and not optimizer.frozen:
+            yield (
+                f"{found} with nothing frozen, so that a checkpoint would hold everything, expected optimizer.trained (what learns alone, "
+                "as **/lora) or optimizer.frozen to name something, or checkpoint.content=all"
+            )
 
 
 def _parts(path: str, names: tuple[str, ...]) -> Iterator[str]:

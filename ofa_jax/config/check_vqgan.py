@@ -25,6 +25,9 @@ def vqgan_problems(config: VQGANRunConfig, num_devices: int | None, *, training:
     for name in config.init.parts:
         if name not in PARTS:
             yield f"init.parts: found {name}, expected parts of the model; {nearest(name, PARTS)}"
+    if config.checkpoint.content != "all":
+        why = "because entries of the codebook are revived whether they learn or not"
+        yield f"checkpoint.content: found {config.checkpoint.content}, expected all for objective=vqgan, {why}"
     if config.optimizer.accumulate > 1:
         why = "because the discriminator's weight is of the whole batch"
         yield f"optimizer.accumulate: found {config.optimizer.accumulate}, expected 1 for objective=vqgan, {why}"

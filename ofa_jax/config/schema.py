@@ -375,6 +375,7 @@ class CheckpointConfig:
     best_metric: str = ""  # a number of the evaluation during training, such as eval/cider/coco
     lowest_is_best: bool = False
     deadline_s: float = 1_200.0  # a save that takes longer ends the run
+    content: Literal["all", "trained"] = "all"  # trained: what stays as it is in init.checkpoint is read from there again
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,15 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.checkpoint.reading import CheckpointReader
 from ofa_jax.config.errors import ConvertError
 from ofa_jax.config.render import to_json
 from ofa_jax.config.schema import ModelConfig, RunConfig, VocabConfig, VQGANRunConfig
@@ -124,11 +126,19 @@ def import_part(
     return written
 
 
-def export(checkpoint: Path, out: Path, *, layout: str | None = None, progress: Callable[[str], None]) -> None:
+def export(
+    checkpoint: Path,
+    out: Path,
+    *,
+    layout: str | None = None,
+    override: Override = lambda config: config,
+    progress: Callable[[str], None],
+) -> None:
     """Writes a checkpoint of ours for other programs: a HF-style folder ("hf", where no layout is given), a fairseq `.pt` ("fairseq"), or
     the bare state ("npz"); of a VQGAN as taming-transformers reads it ("taming", where none is given) or "npz".
 
-    The average of the weights is written where the run keeps one. Raises ConvertError when `out` is there already, or for a layout that the
+    The average of the weights is written where the run keeps one. override: of the run's config, whose `init.checkpoint` says where the
+    base of a checkpoint is that holds only what was trained. Raises ConvertError when `out` is there already, or for a layout that the
     model does not have.
     """
     vqgan = vqgan_files.is_vqgan_run(checkpoint)
@@ -139,7 +149,7 @@ def export(checkpoint: Path, out: Path, *, layout: str | None = None, progress: 
     if vqgan:
         vqgan_files.export_vqgan(checkpoint, out, bare=layout == "npz", progress=progress)
         return
-    config, weights, said = restore(checkpoint)
+    config, weights, said = restore(checkpoint, override=override)
     if layout == "hf":
         text = json.dumps(huggingface.config_json(config.model, config.vocab), indent=2) + "\n"
         with new_place(out, folder=True) as new:
@@ -159,12 +169,38 @@ def export(checkpoint: Path, out: Path, *, layout: str | None = None, progress: 
     progress(f"{out}: {len(state)} tensors, {_size(config)}, from {said}")
 
 
-def restore(checkpoint: Path) -> tuple[RunConfig, Weights, str]:
-    """Returns (config, weights as NumPy arrays, a phrase that names the step) of a run of ours, low-rank updates added to their matrices.
-    Raises CheckpointError without one."""
+def write_whole(checkpoint: Path, out: Path, *, override: Override = lambda config: config, progress: Callable[[str], None]) -> None:
+    """Writes the run folder `out` with one checkpoint: all that a checkpoint of ours (a run's newest where none is named) holds and leaves
+    to its base, moments and counters too, so that a run of that name goes on from it.
+
+    override: as in `export`. Raises CheckpointError without the checkpoint or its base, ConvertError when `out` is there already.
+    """
     folder, step = find_run(checkpoint)
-    manager = CheckpointManager(folder, read_only=True)
-    config = manager.config(step)
+    config = CheckpointReader(folder).run_config(step)
+    reader = CheckpointReader(folder, base=override(config).init.checkpoint if isinstance(config, RunConfig) else "")
+    step = reader.steps()[-1] if step is None else step
+    about, parts = reader.about(step), reader.restore_all(step)
+    saving = dataclasses.replace(config.checkpoint, content="all")
+    config = dataclasses.replace(config, name=out.name, workdir=str(out), checkpoint=saving)
+    facts: dict[str, Any] = {"identity": about.identity, "metrics": about.metrics, "consents": about.consents, "facts": about.facts}
+    with new_place(out, folder=True) as new:
+        (new / "config.json").write_text(to_json(config))
+        manager = CheckpointManager(new)
+        try:
+            manager.save(step, parts, config=config, **facts, wait=True)
+        finally:
+            manager.close()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(parts))
+    over = f", over {about.base}" if about.base else ""
+    progress(f"{out}: checkpoint of step {step}, {size / 1e6:,.1f} MB of arrays, from {reader.directory}{over}")
+
+
+def restore(checkpoint: Path, *, override: Override = lambda config: config) -> tuple[RunConfig, Weights, str]:
+    """Returns (config, weights as NumPy arrays, a phrase that names the step) of a run of ours, low-rank updates added to their matrices.
+    override: as in `export`. Raises CheckpointError without one."""
+    folder, step = find_run(checkpoint)
+    config = CheckpointReader(folder).config(step)
+    manager = CheckpointReader(folder, base=override(config).init.checkpoint)
     params = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0))[1])
     stats = jax.eval_shape(lambda: ofa.init_stats(config.model))
     found = manager.restore_params(on_first_device(params), on_first_device(stats), step=step)
@@ -184,7 +220,9 @@ def describe(path: Path) -> str:
             return f"format  ofa_jax\nsteps   {', '.join(map(str, manager.steps()))}\nmodel   {vqgan_files.describe_model(run.model)}"
         config = run
         lines = {"format": "ofa_jax", "steps": ", ".join(map(str, manager.steps())), "config": config.name}
-        lines |= {f"identity.{name}": value for name, value in manager.identity(step).items()}
+        about = manager.about(step)
+        lines |= {"holds": f"what was trained, over {about.base}"} if about.base else {}
+        lines |= {f"identity.{name}": value for name, value in about.identity.items()}
     else:
         file = read_state(path)
         if taming.is_vqgan(file.tensors):
@@ -197,9 +235,10 @@ def describe(path: Path) -> str:
         }
         lines |= {"beside the weights": ", ".join(file.metadata)} if file.metadata else {}
     model, vocab = config.model, config.vocab
+    updates = f", and low-rank updates of rank {model.lora_rank}" if model.lora_rank else ""
     lines |= {
         "size": size_of(model) or "of its own",
-        "parameters": f"{count_parameters(model, vocab):,}",
+        "parameters": f"{count_parameters(dataclasses.replace(model, lora_rank=0), vocab):,}{updates}",
         "width, feed-forward, heads": f"{model.width}, {model.ffn_width}, {model.num_heads}",
         "layers": f"{model.encoder_layers} + {model.decoder_layers}",
         "ResNet stages": str(model.resnet.blocks),

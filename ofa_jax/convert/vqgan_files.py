@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError, ConvertError
 from ofa_jax.config.render import to_json
 from ofa_jax.config.schema import VQGANConfig, VQGANLossConfig, VQGANRunConfig

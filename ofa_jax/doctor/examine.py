@@ -13,7 +13,8 @@ from pathlib import Path
 
 import jax
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.debug import datasets_of, uses_fixtures
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Hardware, hardware_of

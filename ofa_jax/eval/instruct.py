@@ -19,7 +19,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.check import check
 from ofa_jax.config.decoding import DecodeSetting, check_setting
 from ofa_jax.config.errors import CheckpointError, ConfigError, DataError
@@ -200,6 +201,7 @@ class Instructor:
         manager = CheckpointManager(folder, read_only=True)
         step = named if step is None else step
         config = override(manager.config(step), overrides)
+        manager = CheckpointManager(folder, read_only=True, base=config.init.checkpoint)
         check(config, training=False)
         if config.objective != "ofa":
             raise ConfigError(f"objective: found {config.objective}, expected ofa: only the whole model follows instructions")

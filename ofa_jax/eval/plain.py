@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import GREEDY
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, RunConfig
@@ -52,7 +53,7 @@ def evaluate_checkpoint(
 
     Raises CheckpointError where the run has no complete checkpoint, and as `leaderboard.prepare`.
     """
-    manager = CheckpointManager(folder, read_only=True)
+    manager = CheckpointManager(folder, read_only=True, base=config.init.checkpoint)
     if not manager.steps():
         raise CheckpointError(
             f"{manager.directory}: found no complete checkpoint; run python launch/train.py with the same --config first, or name another "

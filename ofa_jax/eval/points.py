@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import COMMIT_MARKER, find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import FORCED, DecodeSetting
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.render import config_hash

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.decoding import DecodeSetting, SweepConfig, check_settings
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
@@ -244,7 +245,7 @@ class _Models:
         """Returns the predictor with the checkpoint's parameters."""
         if self._last is None or self._last[0] != checkpoint:
             self._last = None  # the old parameters go before the new ones come
-            manager = CheckpointManager(checkpoint.folder, read_only=True)
+            manager = CheckpointManager(checkpoint.folder, read_only=True, base=self._config.init.checkpoint)
             abstract, stats, predictor = self._structure(manager.config(checkpoint.step).model)
             restored = manager.restore_params(abstract, stats, step=checkpoint.step)
             weights = restored.params, restored.stats

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ofa_jax.checkpoint.manager import CheckpointManager, find_run
+from ofa_jax.checkpoint.folders import find_run
+from ofa_jax.checkpoint.reading import CheckpointReader
 from ofa_jax.checkpoint.trees import from_paths
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.schema import AnyRun
@@ -19,27 +20,47 @@ from ofa_jax.train.state import TrainState
 ADDED = ("adapter", "prompt", "lora")  # modules that light fine-tuning adds to a model
 
 
-def take_parameters(config: AnyRun, state: TrainState) -> tuple[TrainState, str]:
-    """Returns `state` with the parts that `config.init` names from the newest checkpoint there, and a sentence that says what was taken.
+Leaves = dict[tuple[str, ...], Any]  # by path in the model
 
-    The average of the weights is taken where that run kept one; running batch-norm statistics come with the ResNet. Optimizer, step
-    and data order stay those of a new run. What light fine-tuning puts into a model (`ADDED`) stays as it was drawn where that run has
-    none. Raises `CheckpointError` when there is no complete checkpoint or a part does not fit.
-    """
-    parts = config.init.parts or tuple(state.params)
+
+def find_source(config: AnyRun) -> tuple[CheckpointReader, int]:
+    """Returns (the run that `init.checkpoint` names, the step that it names or the newest). Raises `CheckpointError` without one."""
     folder, step = find_run(config.init.checkpoint)
-    manager = CheckpointManager(folder, read_only=True)
-    if not manager.steps():
+    source = CheckpointReader(folder)
+    steps = source.steps()
+    if not steps:
         raise CheckpointError(
-            f"init.checkpoint: found no complete checkpoint in {manager.directory}, expected one; train that run first, "
+            f"init.checkpoint: found no complete checkpoint in {source.directory}, expected one; train that run first, "
             "or give --config.init.checkpoint= to start from drawn parameters"
         )
-    there = manager.parameter_paths(step)
-    leaves = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]}
+    return source, steps[-1] if step is None else step
+
+
+def taken_leaves(config: AnyRun, params: Any, source: CheckpointReader, step: int) -> tuple[Leaves, Leaves]:
+    """Returns the leaves of `params` (a new run's, or their shapes) that are taken from step `step` of `source`, and those of modules that
+    light fine-tuning adds (`ADDED`) which it has not, and which stay as they were drawn."""
+    parts = config.init.parts or tuple(params)
+    there = source.parameter_paths(step)
+    leaves = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
     lacking = {path: leaf for path, leaf in leaves.items() if path[0] in parts and path not in there and set(path) & set(ADDED)}
-    wanted = from_paths({path: leaf for path, leaf in leaves.items() if path[0] in parts and path not in lacking})
+    return {path: leaf for path, leaf in leaves.items() if path[0] in parts and path not in lacking}, lacking
+
+
+def take_parameters(config: AnyRun, state: TrainState, *, step: int | None = None) -> tuple[TrainState, str]:
+    """Returns `state` with the parts that `config.init` names from a checkpoint there, and a sentence that says what was taken.
+
+    step: of that checkpoint; default: the newest, or the one that `init.checkpoint` names. The average of the weights is taken where that
+    run kept one; running batch-norm statistics come with the ResNet. Optimizer, step and data order stay those of a new run. What light
+    fine-tuning puts into a model (`ADDED`) stays as it was drawn where that run has none. Raises `CheckpointError` when there is no
+    complete checkpoint or a part does not fit.
+    """
+    parts = config.init.parts or tuple(state.params)
+    source, newest = find_source(config)
+    step = newest if step is None else step
+    leaves, lacking = taken_leaves(config, state.params, source, step)
     stats = state.stats if "resnet" in parts else None
-    taken = manager.restore_params(_described(wanted), None if stats is None else _described(stats), step=step, only_wanted=True)
+    wanted = described(from_paths(leaves))
+    taken = source.restore_params(wanted, None if stats is None else described(stats), step=step, only_wanted=True)
     new = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(taken.params)[0]}
 
     def placed(tree: Any, leaf_of: Callable[[jax.Array], jax.Array]) -> Any:
@@ -55,7 +76,7 @@ def take_parameters(config: AnyRun, state: TrainState) -> tuple[TrainState, str]
         ema=None if state.ema is None else placed(state.ema, jnp.copy),  # one buffer cannot be donated twice
         stats=state.stats if stats is None else taken.stats,
     )
-    said = f"first parameters of {', '.join(parts)} from step {taken.step} of {manager.directory}"
+    said = f"first parameters of {', '.join(parts)} from step {taken.step} of {source.directory}"
     said += ", averaged weights" if taken.averaged else ""
     if lacking:
         names = ", ".join(name for name in ADDED if any(name in path for path in lacking))
@@ -63,6 +84,6 @@ def take_parameters(config: AnyRun, state: TrainState) -> tuple[TrainState, str]
     return state, said
 
 
-def _described(tree: Any) -> Any:
-    """The arrays of `tree` as shapes, dtypes and shardings."""
+def described(tree: Any) -> Any:
+    """Returns the arrays of `tree` as shapes, dtypes and shardings."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)

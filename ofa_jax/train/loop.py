@@ -98,19 +98,18 @@ def train(
     parameters = objective.num_params(abstract.params)
     _say(f"devices {mesh.size} {kind} ({shape}), {hosts.count()} process(es)   parameters {parameters:,}")
     with contextlib.ExitStack() as stack:
-        manager = CheckpointManager(workdir, config.checkpoint)
+        manager = CheckpointManager(workdir, config.checkpoint, base=config.init.checkpoint)
         stack.callback(manager.close)
         events = CheckpointEvents(workdir)
         for hook in hooks:
             hook.phase(0, "restore")
-        state, consents = start_state(
-            config, manager, identity=identity, mesh=mesh, abstract=abstract, allow=allow, events=events, say=_say
-        )
+        start = start_state(config, manager, identity=identity, mesh=mesh, abstract=abstract, allow=allow, events=events, say=_say)
+        state = start.state
         step, data_step = int(state.step), int(state.data_step)
-        for consent in consents:
+        for consent in start.consents:
             if consent["step"] == step:
                 events.write("allowed", **consent)
-        manager.prepare(state)
+        manager.prepare(state, base=start.base)
         if hosts.is_first():
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "config.json").write_text(to_json(config))
@@ -120,7 +119,7 @@ def train(
         stop = stack.enter_context(_stop_flag())
         bad_steps = BadSteps(workdir, host=hosts.index(), data_step=data_step)
         stack.callback(bad_steps.close)
-        saving = Saving(config, manager, events, identity=identity, consents=consents)
+        saving = Saving(config, manager, events, identity=identity, consents=start.consents, base=start.base)
         critical = None
         if isinstance(config, RunConfig) and config.reward:
             assert rewarder is not None and isinstance(objective, Pretraining)

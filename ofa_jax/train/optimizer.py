@@ -187,12 +187,17 @@ def stop_frozen(params: Any, config: OptimizerConfig) -> Any:
     return jax.tree_util.tree_map_with_path(stopped, params) if config.frozen or config.trained else params
 
 
-def average(ema: Any, params: Any, *, decay: float, count: jax.Array) -> Any:
-    """Returns d * ema + (1 - d) * params, d = min(decay, (1 + count) / (10 + count)).
+def average(ema: Any, params: Any, *, config: OptimizerConfig, count: jax.Array) -> Any:
+    """Returns d * ema + (1 - d) * params, d = min(ema_decay, (1 + count) / (10 + count)); the average of what stays as it is does too, as
+    rounding would move it.
 
     count: updates made before this one. The ramp (TensorFlow's ExponentialMovingAverage) keeps random initial weights from staying in
     the average of a short run.
     """
     n = count.astype(jnp.result_type(float))
-    d = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
-    return jax.tree.map(lambda e, p: d.astype(e.dtype) * e + (1.0 - d).astype(e.dtype) * p, ema, params)
+    d = jnp.minimum(config.ema_decay, (1.0 + n) / (10.0 + n))
+
+    def averaged(path: Any, e: jax.Array, p: jax.Array) -> jax.Array:
+        return e if stays(key_path_parts(path), config) else d.astype(e.dtype) * e + (1.0 - d).astype(e.dtype) * p
+
+    return jax.tree_util.tree_map_with_path(averaged, ema, params)

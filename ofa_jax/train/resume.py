@@ -57,10 +57,12 @@ def changes(stored: About, config: AnyRun, identity: dict[str, str]) -> list[Cha
     """Returns everything that differs, in the order of the schema, facts outside the config last. A fact that an older format did not
     save is no change."""
     old, new = leaves(stored.config), leaves(config)
+    # A base is known by its digest: it may have moved.
+    always = ("steps",) if stored.base is None else ("steps", "init.checkpoint")
     found = []
     for field in [*old, *(name for name in new if name not in old)]:
         if old.get(field) != new.get(field):
-            free = field == "steps" or any(field == name or (name.endswith(".") and field.startswith(name)) for name in FREE_FIELDS)
+            free = field in always or any(field == name or (name.endswith(".") and field.startswith(name)) for name in FREE_FIELDS)
             found.append(Change(field, old.get(field, "(none)"), new.get(field, "(none)"), free))
     for fact in sorted({*stored.identity, *identity}):
         then, now = stored.identity.get(fact), identity.get(fact)

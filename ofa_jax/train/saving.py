@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ofa_jax.checkpoint.base import Base
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError, ConfigError, nearest
 from ofa_jax.config.schema import AnyRun
@@ -39,10 +40,18 @@ class Saving:
     """Saves the states of one run with what their metadata needs, and knows how long it took."""
 
     def __init__(
-        self, config: AnyRun, manager: CheckpointManager, events: CheckpointEvents, *, identity: dict[str, str], consents: tuple[Any, ...]
+        self,
+        config: AnyRun,
+        manager: CheckpointManager,
+        events: CheckpointEvents,
+        *,
+        identity: dict[str, str],
+        consents: tuple[Any, ...],
+        base: Base | None = None,
     ):
+        """base: to which checkpoints leave what stays as it is."""
         self._config, self._manager, self._events = config, manager, events
-        self._identity, self._consents = identity, consents
+        self._identity, self._consents, self._base = identity, consents, base
         self._evaluated: tuple[int, dict[str, float]] = (-1, {})
         self._numbers: dict[str, Number] = {}
         self._asked = False  # for a stop, after a failure
@@ -79,6 +88,7 @@ class Saving:
             metrics=numbers if at == step else None,
             consents=self._consents,
             facts=facts,
+            base=self._base,
             wait=wait,
         )
         self._note()

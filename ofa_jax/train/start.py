@@ -13,16 +13,28 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ofa_jax.checkpoint.about import versions
+from ofa_jax.checkpoint.base import Base
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError, DamagedError
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel import hosts
+from ofa_jax.parallel.rules import key_path_parts
 from ofa_jax.train.initial import take_parameters
+from ofa_jax.train.light import base_of_resumed, new_base
 from ofa_jax.train.resume import check_resume
 from ofa_jax.train.saving import CheckpointEvents
 from ofa_jax.train.state import TrainState, init_state, state_shardings, with_shardings
 
 Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run begins or goes on with."""
+
+    state: TrainState
+    consents: tuple[dict[str, Any], ...]  # given to the run so far
+    base: Base | None  # to which its checkpoints leave what stays as it is; None: they hold everything
 
 
 def start_state(
@@ -35,11 +47,12 @@ def start_state(
     allow: Sequence[str],
     events: CheckpointEvents,
     say: Say,
-) -> tuple[TrainState, tuple[dict[str, Any], ...]]:
-    """Returns (the state, the consents given to the run so far).
+) -> Start:
+    """Returns the state and what its checkpoints have to say.
 
     A damaged checkpoint is moved aside, said, and the one before is taken; all processes take the same. Raises `CheckpointError` where
-    the run in the folder is another one (`check_resume`), and where no checkpoint is whole though there were some.
+    the run in the folder is another one (`check_resume`), where no checkpoint is whole though there were some, and for what is wrong with
+    the base of a checkpoint that holds only what is trained: an older one has the same.
     """
     for name in manager.incomplete:
         say(f"checkpoints: {name} was cut off while it was written; ignored and deleted")
@@ -51,12 +64,10 @@ def start_state(
     for step in reversed(steps):
         problem = manager.damage(step)
         if not problem:
-            state, consents, problem = _restored(
-                config, manager, step, identity=identity, mesh=mesh, abstract=abstract, allow=allow, say=say
-            )
-            if not problem:
+            start, problem = _restored(config, manager, step, identity=identity, mesh=mesh, abstract=abstract, allow=allow, say=say)
+            if start is not None:
                 say(f"going on from step {step} of {manager.directory}")
-                return state, consents
+                return start
         moved = manager.move_aside(step)
         _report_damage(manager.directory / str(step), problem, moved.name, step=step, events=events, say=say)
     if moved_aside := manager.moved_aside():
@@ -65,11 +76,14 @@ def start_state(
             "bring one back from a copy, or give another --config.name to start a new run"
         )
     say("starting at step 0")
+    base = new_base(config, abstract)
     state = init_state(config, mesh)
     if config.init.checkpoint:
-        state, said = take_parameters(config, state)
+        state, said = take_parameters(config, state, step=None if base is None else base.step)
         say(said)
-    return state, ()
+    if base is not None:
+        say(f"checkpoints hold what is trained; {_of_all(base, abstract)} are left to {base}")
+    return Start(state, (), base)
 
 
 def _restored(
@@ -82,8 +96,8 @@ def _restored(
     abstract: TrainState,
     allow: Sequence[str],
     say: Say,
-) -> tuple[Any, tuple[dict[str, Any], ...], str]:
-    """Returns (the state, consents, "") or, where the files of the checkpoint cannot be read, (None, (), what is wrong)."""
+) -> tuple[Start | None, str]:
+    """Returns (the start, "") or, where the files of the checkpoint cannot be read, (None, what is wrong)."""
     where = f"checkpoint {manager.directory / str(step)}"
     stored = manager.about(step)
     verdict = check_resume(stored, config, step=step, where=where, identity=identity, allow=allow)
@@ -110,10 +124,11 @@ def _restored(
         problem = str(error)
     problem = next((text for text in map(bytes.decode, hosts.gather(problem.encode())) if text), "")
     if problem:
-        return None, (), problem
+        return None, problem
     if "ema" in missing:
         state = dataclasses.replace(state, ema=jax.tree.map(jnp.copy, state.params))  # one buffer cannot be donated twice
-    return state, verdict.consents, ""
+    base = base_of_resumed(config, stored.base, state, where=where, say=say)
+    return Start(state, verdict.consents, base), ""
 
 
 def restore_state(
@@ -131,6 +146,12 @@ def restore_state(
     wanted = with_shardings(abstract, state_shardings(config, mesh))
     spare = ("opt_state",) if config.optimizer.frozen or config.optimizer.trained else ()
     return manager.restore(wanted, step=step, fill=fill, without=without, spare=spare)
+
+
+def _of_all(base: Base, abstract: TrainState) -> str:
+    """How many of the parameters a base has."""
+    sizes = {"/".join(key_path_parts(path)): leaf.size for path, leaf in jax.tree_util.tree_flatten_with_path(abstract.params)[0]}
+    return f"{sum(sizes[name] for name in base.params):,} of {sum(sizes.values()):,} parameters"
 
 
 def _report_damage(folder: Path, problem: str, moved: str, *, step: int, events: CheckpointEvents, say: Say) -> None:

@@ -96,7 +96,7 @@ def make_train_step(config: AnyRun, mesh: Mesh, *, num_tasks: int) -> TrainStep:
             stats, count = select(ok, (stats, state.step + 1), (state.stats, state.step))
             ema = state.ema
             if ema is not None:
-                ema = select(ok, average(ema, params, decay=config.optimizer.ema_decay, count=state.step), ema)
+                ema = select(ok, average(ema, params, config=config.optimizer, count=state.step), ema)
         nothing = jnp.zeros((num_tasks,))
         sums = add_sums(list(report.groups.values())) if report.groups else None
         metrics = StepMetrics(

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager
+from ofa_jax.checkpoint.about import FORMAT
+from ofa_jax.checkpoint.folders import COMMIT_MARKER
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError, DamagedError
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.config.sizes import SIZES
@@ -108,13 +110,13 @@ def test_a_checkpoint_of_a_newer_format_is_not_damaged_but_refused(folder):
 
     path = folder / "_CHECKPOINT_METADATA"
     said = json.loads(path.read_text())
-    said["custom_metadata"] |= {"format": 3, "versions": {"ofa_jax": "9.9"}}
+    said["custom_metadata"] |= {"format": FORMAT + 1, "versions": {"ofa_jax": "9.9"}}
     path.write_text(json.dumps(said))
     digests = json.loads((folder / "digests.json").read_text())
     digests["about"] = about_digest(said["custom_metadata"])
     (folder / "digests.json").write_text(json.dumps(digests))
     assert damage(folder) == ""
-    with pytest.raises(CheckpointError, match=r"format: found 3, expected at most 2; it was written by ofa_jax 9\.9"):
+    with pytest.raises(CheckpointError, match=rf"format: found {FORMAT + 1}, expected at most {FORMAT}; it was written by ofa_jax 9\.9"):
         CheckpointManager(folder.parents[1], read_only=True).config()
 
 

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from write_fixture import STEP, TOKENIZER, counted
+from write_fixture import FROZEN, STEP, TOKENIZER, counted
 
 from ofa_jax.checkpoint.about import FORMAT
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.checkpoint.reading import CheckpointReader
+from ofa_jax.config.parameters import is_named
 from ofa_jax.parallel.mesh import make_mesh
+from ofa_jax.parallel.rules import key_path_parts
 from ofa_jax.train.saving import CheckpointEvents
 from ofa_jax.train.start import start_state
 from ofa_jax.train.state import abstract_state, state_shardings, with_shardings
@@ -40,7 +43,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_any_format(version, tmp_path):
     manager = CheckpointManager(unpacked(version, tmp_path))
     config = dataclasses.replace(manager.run_config(), steps=100)
     mesh, abstract, said = make_mesh(config.mesh), abstract_state(config), []
-    state, consents = start_state(
+    start = start_state(
         config,
         manager,
         identity={"tokenizer": TOKENIZER, "data/d": "1"} if version == 1 else {"tokenizer": TOKENIZER},
@@ -51,7 +54,8 @@ def test_a_run_goes_on_from_a_checkpoint_of_any_format(version, tmp_path):
         say=said.append,
     )
     manager.close()
-    assert consents == ()
+    state = start.state
+    assert start.consents == () and start.base is None
     # A part that a later version added to the state is not in the file: all that is there is as it was written.
     expected = counted_parts(abstract)
     for part in FIRST_PARTS:
@@ -60,6 +64,22 @@ def test_a_run_goes_on_from_a_checkpoint_of_any_format(version, tmp_path):
     if version == 1:
         assert any("has format 1, which does not say: versions, seed, digests of the data, digests of its files" in line for line in said)
     assert CheckpointManager(tmp_path, read_only=True).restore_params().averaged
+
+
+@pytest.mark.parametrize("version", [version for version in FORMATS if version >= 3])
+def test_what_was_trained_alone_lies_over_its_base(version, tmp_path):
+    folder = unpacked(version, tmp_path)
+    reader = CheckpointReader(folder / "light", base=str(folder))
+    config = reader.run_config()
+    abstract = abstract_state(config)
+    state = reader.restore(with_shardings(abstract, state_shardings(config, make_mesh(config.mesh))))
+    expected, base = counted(abstract), CheckpointReader(folder).restore_params(abstract.params)
+    for part in ("params", "ema"):
+        wanted = jax.tree_util.tree_map_with_path(
+            lambda path, own, there: there if is_named(key_path_parts(path), FROZEN) else own, getattr(expected, part), base.params
+        )
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, part), wanted)
+    jax.tree.map(np.testing.assert_array_equal, (state.opt_state, state.stats), (expected.opt_state, expected.stats))
 
 
 def counted_parts(abstract):

@@ -11,7 +11,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ofa_jax.checkpoint.manager import COMMIT_MARKER, CheckpointManager
+from ofa_jax.checkpoint.folders import COMMIT_MARKER
+from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.schema import CheckpointConfig, RunConfig
 from ofa_jax.config.sizes import SIZES

@@ -211,9 +211,12 @@ def test_norms_by_part_are_those_of_the_top_level_modules():
 
 
 def test_the_average_forgets_the_start():
+    config = OptimizerConfig(ema_decay=0.9, frozen=("still",))
     ema = {"w": jnp.array([100.0])}
     for n in range(50):
-        ema = average(ema, {"w": jnp.array([1.0])}, decay=0.9, count=jnp.int32(n))
+        ema = average(ema, {"w": jnp.array([1.0])}, config=config, count=jnp.int32(n))
     assert float(ema["w"][0]) == pytest.approx(1.0, abs=1e-2)
-    once = average({"w": jnp.array([2.0])}, {"w": jnp.array([4.0])}, decay=0.9, count=jnp.int32(10**6))
+    once = average({"w": jnp.array([2.0])}, {"w": jnp.array([4.0])}, config=config, count=jnp.int32(10**6))
     assert float(once["w"][0]) == pytest.approx(0.9 * 2 + 0.1 * 4)
+    still = {"still": jnp.linspace(0.1, 0.9, 100)}
+    assert np.array_equal(average(still, still, config=config, count=jnp.int32(3))["still"], still["still"]), "no rounding"
