@@ -136,9 +136,9 @@ TENCH, CRANE, SPANIEL = "tench, Tinca tinca", "crane", "cocker spaniel, English 
 
 
 @pytest.mark.parametrize("form", ["kit", "caffe", "folders"])
-def test_imagenet_1k(form: str, tmp_path: Path) -> None:
+def test_imagenet(form: str, tmp_path: Path) -> None:
     write_imagenet(tmp_path / "raw", form=form)
-    made = build("imagenet_1k", tmp_path / "raw", tmp_path / "data")
+    made = build("imagenet", tmp_path / "raw", tmp_path / "data")
     assert [(one.record_id, one.captions[0].text) for one in made["train"]] == [
         ("n01440764/n01440764_3.JPEG", TENCH),
         ("n02012849/n02012849_3.JPEG", CRANE),
@@ -157,7 +157,7 @@ def test_what_imagenet_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     write_imagenet(raw, form="kit")
 
     def failed() -> str:
-        assert command()(["build", "imagenet_1k", f"--source={raw}", f"--data_dir={tmp_path / 'data'}"]) == 1
+        assert command()(["build", "imagenet", f"--source={raw}", f"--data_dir={tmp_path / 'data'}"]) == 1
         return capsys.readouterr().err
 
     truth = raw / "ILSVRC2012_validation_ground_truth.txt"
@@ -174,9 +174,9 @@ def test_what_imagenet_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "expected the name of a picture and a number from 0 to 2" in failed()
     (raw / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\n")
     (raw / "val.txt").write_text("".join(f"ILSVRC2012_val_0000000{number}.JPEG 0\n" for number in (1, 2, 3)))
-    made = build("imagenet_1k", raw, tmp_path / "data")
+    made = build("imagenet", raw, tmp_path / "data")
     assert [len(records) for records in made.values()] == [1, 3]
-    lines = [json.loads(line) for line in (tmp_path / "data" / "imagenet_1k" / "rejects.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "data" / "imagenet" / "rejects.jsonl").read_text().splitlines()]
     assert [(line["record"], line["reason"], line["found"]) for line in lines] == [
         ("n02012849/n02012849_3.JPEG", "label", "n02012849"),
         ("n02102318/n02102318_3.JPEG", "label", "n02102318"),
@@ -200,8 +200,8 @@ def test_splits_of_coco_refcoco_and_vqa(tmp_path: Path) -> None:
     references = pickle.loads(path.read_bytes(), encoding="latin1")
     write_pickle(path, [*references, *({**references[3], "ref_id": 4 + n, "split": split} for n, split in enumerate(("testA", "testB")))])
     made = build("refcoco_unc", tmp_path / "refer", tmp_path / "data")
-    assert {split: len(records) for split, records in made.items()} == {"train": 2, "validation": 1, "testA": 1, "testB": 1}
-    assert made["testB"][0].regions == (Region("boy", Box(4, 6, 14, 18)),)
+    assert {split: len(records) for split, records in made.items()} == {"train": 2, "validation": 1, "test_a": 1, "test_b": 1}
+    assert made["test_b"][0].regions == (Region("boy", Box(4, 6, 14, 18)),)
 
     for split in ("train", "val"):
         write_vqa_v2(tmp_path / "vqa", split=split)
