@@ -103,7 +103,7 @@ SETS: dict[str, PublicSet] = {
 _AS_PUBLISHED = {"drop_duplicates": False}
 _GLUE, _GLUE_LICENCE = "https://gluebenchmark.com/tasks", "that of each corpus, as its page says"
 
-_UNC = ("train", "validation=val", "testA", "testB")
+_UNC = ("train", "validation=val", "test_a=testA", "test_b=testB")
 
 DOWNSTREAM: dict[str, PublicSet] = {
     **{
@@ -119,7 +119,7 @@ DOWNSTREAM: dict[str, PublicSet] = {
         SnliVe, "entailment", "https://github.com/necla-ml/SNLI-VE", "SNLI's, CC BY-SA 4.0; of each picture, by its owner",
         {"splits": ("train", "validation=dev", "test")}, _AS_PUBLISHED,
     ),
-    "imagenet_1k": PublicSet(
+    "imagenet": PublicSet(
         ImageNet1k, "class_name", "https://image-net.org/challenges/LSVRC/2012/", "non-commercial research, by its terms of access",
         build=_AS_PUBLISHED | _LARGE, notes=("words of the classes as synset_words.txt has them; two classes are both crane there",),
     ),

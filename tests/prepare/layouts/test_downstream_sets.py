@@ -8,10 +8,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from ofa_jax.data.records import Box, Caption, LabelledText, Question, Region, load_json, open_records
+from ofa_jax.prepare.codes import CodeOptions, write_codes
 from ofa_jax.prepare.sets import DOWNSTREAM, LAYOUTS, SETS
 from tests.prepare.layouts.annotated_fixtures import write_coco, write_pickle, write_refcoco, write_vqa_v2
 from tests.prepare.layouts.fixtures.streamed import encoded, jpeg, write_tsv
@@ -134,9 +136,9 @@ TENCH, CRANE, SPANIEL = "tench, Tinca tinca", "crane", "cocker spaniel, English 
 
 
 @pytest.mark.parametrize("form", ["kit", "caffe", "folders"])
-def test_imagenet_1k(form: str, tmp_path: Path) -> None:
+def test_imagenet(form: str, tmp_path: Path) -> None:
     write_imagenet(tmp_path / "raw", form=form)
-    made = build("imagenet_1k", tmp_path / "raw", tmp_path / "data")
+    made = build("imagenet", tmp_path / "raw", tmp_path / "data")
     assert [(one.record_id, one.captions[0].text) for one in made["train"]] == [
         ("n01440764/n01440764_3.JPEG", TENCH),
         ("n02012849/n02012849_3.JPEG", CRANE),
@@ -155,7 +157,7 @@ def test_what_imagenet_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     write_imagenet(raw, form="kit")
 
     def failed() -> str:
-        assert command()(["build", "imagenet_1k", f"--source={raw}", f"--data_dir={tmp_path / 'data'}"]) == 1
+        assert command()(["build", "imagenet", f"--source={raw}", f"--data_dir={tmp_path / 'data'}"]) == 1
         return capsys.readouterr().err
 
     truth = raw / "ILSVRC2012_validation_ground_truth.txt"
@@ -172,9 +174,9 @@ def test_what_imagenet_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "expected the name of a picture and a number from 0 to 2" in failed()
     (raw / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\n")
     (raw / "val.txt").write_text("".join(f"ILSVRC2012_val_0000000{number}.JPEG 0\n" for number in (1, 2, 3)))
-    made = build("imagenet_1k", raw, tmp_path / "data")
+    made = build("imagenet", raw, tmp_path / "data")
     assert [len(records) for records in made.values()] == [1, 3]
-    lines = [json.loads(line) for line in (tmp_path / "data" / "imagenet_1k" / "rejects.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "data" / "imagenet" / "rejects.jsonl").read_text().splitlines()]
     assert [(line["record"], line["reason"], line["found"]) for line in lines] == [
         ("n02012849/n02012849_3.JPEG", "label", "n02012849"),
         ("n02102318/n02102318_3.JPEG", "label", "n02102318"),
@@ -190,20 +192,38 @@ def test_splits_of_coco_refcoco_and_vqa(tmp_path: Path) -> None:
     ids = {split: [record.record_id for record in records] for split, records in made.items()}
     assert ids == {"train": ["9", "30"], "validation": ["31"], "test": ["25"]}
     assert made["test"][0].captions[0].text == "A person in picture 25."
+    (tmp_path / "data" / "coco_karpathy" / "manifest.json").unlink()  # as after a kill: options of several values are those there
+    assert build("coco_karpathy", tmp_path / "coco", tmp_path / "data") == made
 
     write_refcoco(tmp_path / "refer")
     path = tmp_path / "refer" / "refcoco" / "refs(unc).p"
     references = pickle.loads(path.read_bytes(), encoding="latin1")
     write_pickle(path, [*references, *({**references[3], "ref_id": 4 + n, "split": split} for n, split in enumerate(("testA", "testB")))])
     made = build("refcoco_unc", tmp_path / "refer", tmp_path / "data")
-    assert {split: len(records) for split, records in made.items()} == {"train": 2, "validation": 1, "testA": 1, "testB": 1}
-    assert made["testB"][0].regions == (Region("boy", Box(4, 6, 14, 18)),)
+    assert {split: len(records) for split, records in made.items()} == {"train": 2, "validation": 1, "test_a": 1, "test_b": 1}
+    assert made["test_b"][0].regions == (Region("boy", Box(4, 6, 14, 18)),)
 
     for split in ("train", "val"):
         write_vqa_v2(tmp_path / "vqa", split=split)
     made = build("vqa_v2_splits", tmp_path / "vqa", tmp_path / "data")
     assert set(made) == {"train", "validation"}
     assert made["validation"][0].questions[0].answers == ("yes",) * 9 + ("no",)
+
+
+def test_codes_of_whole_pictures_beside_captions(tmp_path: Path) -> None:
+    """What text-to-image generation learns from: 32 x 32 codes of a picture at 256 px."""
+    write_coco(tmp_path / "coco")
+    build("coco_karpathy", tmp_path / "coco", tmp_path / "data", "--option=splits=train,validation=val")
+    options = CodeOptions("some digest", num_codes=8192, stride=8, image_px=256, area="whole")
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        assert images.shape[1:] == (256, 256, 3)
+        return images[:, ::8, ::8, 0].astype(np.int32) * 32
+
+    write_codes(tmp_path / "data", "coco_karpathy", encode, options, batch=2, progress=lambda _: None)
+    records = open_records(tmp_path / "data", "coco_karpathy", "train", codes=True)
+    for record in (records[0], records[1]):
+        assert record.captions and record.codes.shape == (1024,) and record.codes.max() < 8192
 
 
 def tables(folder: Path) -> None:
