@@ -1,5 +1,5 @@
-"""Measures rates: `python launch/bench.py train [--peer=PYTHON] ...`, `kernels`, `suite`, `loop`, `decode FOLDER [--peer=PYTHON] ...`,
-`data`, `codes`, `save`, `start-up` or `tokenizer`.
+"""Measures rates: `python launch/bench.py train [--peer=PYTHON] ...`, `kernels`, `reward`, `suite`, `loop`, `decode FOLDER ...`, `data`,
+`codes`, `save`, `start-up` or `tokenizer`.
 
 train: the training step of a size on noise: its operations and their share of the device's peak, published and measured, memory, compile
 time; with --peer, an environment with PyPI's modelscope (tests/parity/modelscope_ofa.py says how), PyTorch's OFA on the same work in the
@@ -7,6 +7,7 @@ same run, as published and tuned. --protocol=same-work: sequences of one length,
 pretraining: all streams of the size's config, 1/--parts of its batch.
 kernels: the parts of that step one by one, forward and backward, beside what they take at least at rates measured in the same run;
 --attention=reference,cudnn times layers with each.
+reward [--size=tiny] [--rows=16]: a self-critical step beside the cross-entropy step on as many sequences.
 suite [--out=runs/bench] [--only=NAMES]: all that speaks of one accelerator, `train` and `kernels` of several sizes, with one table.
 tokenizer: ids a second of GPT-2's byte-level BPE on one core, in batches of sentences of English prose (CPython's own documentation).
 decode: beam search of captions with the weights of an exported HF-style folder; with --peer, an environment that has PyPI's
@@ -44,6 +45,7 @@ _MODULES = {
     "suite": "ofa_jax.bench.suite",
     "loop": "ofa_jax.bench.running",
     "start-up": "ofa_jax.bench.startup",
+    "reward": "ofa_jax.bench.rewarding",
 }
 _CHOICES = {
     "protocol": ("same-work", "pretraining"),
@@ -88,6 +90,10 @@ def main(argv: list[str]) -> int:
     suite.add_argument("--peer", default="", help="the Python of an environment with modelscope and torch")
     suite.add_argument("--out", type=Path, default=Path("runs/bench"), help="the folder of what is measured")
     suite.add_argument("--only", default="", help="names, separated by commas; default: all")
+    reward = commands.add_parser("reward")
+    reward.add_argument("--size", default="tiny")
+    reward.add_argument("--precision", choices=_CHOICES["precision"], default="f32")
+    reward.add_argument("--convolution", choices=("xla", "matmul"), default="matmul")
     loop = commands.add_parser("loop")
     loop.add_argument("--config", default="configs/quickstart.py")
     loop.add_argument("--json", type=Path, help="all numbers")
@@ -96,6 +102,7 @@ def main(argv: list[str]) -> int:
     data.add_argument("--sizes", action="store_true", help="time large pictures too")
     for command, numbers in (
         (decode, {"batch": 4, "image-px": 480, "beam": 5, "max-len": 16, "no-repeat-ngram": 3, "repeats": 3}),
+        (reward, {"rows": 8, "image-px": 256, "steps": 5}),
         (codes, {"image-px": 256, "rows": 8, "repeats": 3}),
         (save, {"rows": 2, "repeats": 3}),
         (train, {**_WORK, "parts": 32, "steps": 20}),

@@ -57,8 +57,8 @@ class LengthCounter:
         """
         if not self.row:
             return np.zeros((0, 2), np.uint16)
-        if self.row == "image_infilling" and isinstance(record, ImageRecord) and record.codes is None:
-            record = dataclasses.replace(record, codes=_CODES)
+        if self.row in _CODES and isinstance(record, ImageRecord) and record.codes is None:
+            record = dataclasses.replace(record, codes=_CODES[self.row])
         items = self._rows.items(record, self.row)
         lengths = [[self._of_example(item, task) for task in range(len(self.tasks))] for item in items]
         return np.minimum(np.max(np.array(lengths), axis=0), LONGEST).astype(np.uint16)
@@ -93,7 +93,8 @@ class LengthCounter:
         return len(part.codes) if isinstance(part, ImageCodes) else len(part.ids) if isinstance(part, Pieces) else 0
 
 
-_CODES = np.zeros(256, np.int32)  # stand in for those that the code stage makes later: OFA's 16 x 16
+# Stand in for those that the code stage makes later: OFA's 16 x 16 of a central square, and 32 x 32 of a whole picture of 256 px.
+_CODES = {"image_infilling": np.zeros(256, np.int32), "painting": np.zeros(1_024, np.int32)}
 _NOISED_SHARE = 0.82
 _NOISED_SLACK = 14
 
