@@ -28,6 +28,8 @@ from ofa_jax.parallel import hosts
 from ofa_jax.pods.program import checkpoint_bytes
 from ofa_jax.prepare import fixtures
 from ofa_jax.tasks.table import TASK_NAMES
+from ofa_jax.train.light import new_base
+from ofa_jax.train.state import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +195,16 @@ def _examine_data(seen: _Examination, config: AnyRun, options: Options) -> tuple
 
 
 def _check_start(config: AnyRun) -> list[Finding]:
-    """What the run would begin with: its newest checkpoint, another run's, or nothing. Raises `CheckpointError` where that is missing."""
-    manager = CheckpointManager(run_folder(config), read_only=True)
+    """What the run would begin with: its newest checkpoint, another run's, or nothing. Raises `CheckpointError` where that is missing, or
+    what its checkpoints leave to another one."""
+    manager = CheckpointManager(run_folder(config), read_only=True, base=config.init.checkpoint)
     cut_off = (*manager.incomplete, *manager.unmarked)
     if cut_off:
         found = f"{manager.directory}: {', '.join(cut_off)} cut off while written, or without the marker of completion"
         return [Finding("start", "WARN", found, advice="the run deletes or moves them aside when it starts")]
     if steps := manager.steps():
-        return [Finding("start", "ok", f"goes on from step {steps[-1]} of {manager.directory}")]
+        base = manager.find_base()
+        return [Finding("start", "ok", f"goes on from step {steps[-1]} of {manager.directory}" + (f", over {base}" if base else ""))]
     if not config.init.checkpoint:
         return [Finding("start", "ok", f"at step 0, from drawn parameters: {manager.directory} has no checkpoint")]
     folder, step = find_run(config.init.checkpoint)
@@ -208,6 +212,7 @@ def _check_start(config: AnyRun) -> list[Finding]:
     if not there or (step is not None and step not in there):
         advice = "train that run first, or give --config.init.checkpoint= to start from drawn parameters"
         return [Finding("start", "FAIL", f"init.checkpoint: found no complete checkpoint at {config.init.checkpoint}", "one", advice)]
+    new_base(config, abstract_state(config))
     parts = ", ".join(config.init.parts) or "all parts"
     return [Finding("start", "ok", f"at step 0, with {parts} from step {step or there[-1]} of {folder}")]
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Topology
+from ofa_jax.config.parameters import stays
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.parallel.mesh import batch_sharding, make_mesh
+from ofa_jax.parallel.rules import key_path_parts
 from ofa_jax.pods.hlo import Program, parse
 from ofa_jax.pods.roofline import place_of
 from ofa_jax.train.state import abstract_state, state_shardings, with_shardings
@@ -191,5 +193,12 @@ def _where(equation: Any) -> str:
 
 
 def checkpoint_bytes(config: AnyRun) -> int:
-    """Returns what the state takes on a disk, where it is not compressed."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(config)))
+    """Returns what a checkpoint takes on a disk, where it is not compressed: the state, or of it what is trained (`checkpoint.content`),
+    where all that stays as it is is taken for left to another checkpoint."""
+    light = config.checkpoint.content == "trained"
+
+    def is_saved(path: tuple[str, ...]) -> bool:
+        return not (light and path[0] in ("params", "ema") and stays(path[1:], config.optimizer))
+
+    leaves = jax.tree_util.tree_flatten_with_path(abstract_state(config))[0]
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for path, leaf in leaves if is_saved(key_path_parts(path)))

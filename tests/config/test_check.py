@@ -144,6 +144,16 @@ def test_what_pallas_does_not_do_is_refused(nano):
     assert f"precision: found f64, expected bf16 or f32, {because}" in found
 
 
+def test_what_is_trained_alone_is_saved_where_something_stays_and_lies_elsewhere(nano):
+    light = [("checkpoint.content", "trained"), ("init.parts", "")]
+    assert not list(problems(override(nano, light))), "its front is frozen, and taken from another run"
+    (found,) = problems(override(nano, [*light, ("init.checkpoint", "")]))
+    assert found.startswith("checkpoint.content: found trained without init.checkpoint, expected the run that has what stays as it is")
+    (found,) = problems(override(nano, [*light, ("optimizer.frozen", "")]))
+    assert found.startswith("checkpoint.content: found trained with nothing frozen, ") and "or checkpoint.content=all" in found
+    assert not list(problems(override(nano, [*light, ("optimizer.frozen", ""), ("optimizer.trained", "**/lora")])))
+
+
 def test_what_cudnn_does_not_do_is_refused(nano):
     assert not list(problems(override(nano, [("model.attention", "cudnn"), ("precision", "bf16")])))
     found = " ".join(problems(override(nano, [("model.attention", "cudnn"), ("model.attention_dropout", "0.1")])))

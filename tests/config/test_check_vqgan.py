@@ -19,6 +19,7 @@ BROKEN = {
     "name=a/b": "name: found 'a/b'",
     "optimizer.beta1=1": "optimizer.beta1: found 1.0",
     "optimizer.frozen=resnet": "optimizer.frozen: found resnet, expected parts of the model",
+    "checkpoint.content=trained": "checkpoint.content: found trained, expected all for objective=vqgan",
     "optimizer.accumulate=2": "optimizer.accumulate: found 2, expected 1 for objective=vqgan",
     "model.width=100": "model.width: found 100 channels at level 0, expected a multiple of model.norm_groups=32",
     "model.multiples=1,0": "model.multiples: found (1, 0)",

@@ -27,6 +27,7 @@ from ofa_jax.convert.transfer import describe, restore, write_whole
 from ofa_jax.models.lora import merged
 from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.parallel.rules import key_path_parts
+from ofa_jax.pods.program import checkpoint_bytes
 from ofa_jax.train.hooks import Hook
 from ofa_jax.train.initial import take_parameters
 from ofa_jax.train.light import base_of_resumed, new_base
@@ -152,6 +153,7 @@ def test_what_is_saved_is_what_is_trained(runs):
     assert found["params"] == found["ema"] == learns
     assert found["opt_state"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)) <= 2 * learns + 16
     assert found["stats"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.stats)), "with pictures they change"
+    assert checkpoint_bytes(lora(Path("base"), folder)) == sum(found.values()), "as the doctor foresees"
     whole = saved_bytes(folder / "all" / "checkpoints" / "4")
     assert whole["params"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
 
