@@ -316,9 +316,9 @@ class LossConfig:
     drop_worst: tuple[float, int] = (0.0, 0)  # share of the target tokens with the largest losses left out, after how many updates
     drop_best: tuple[float, int] = (0.0, 0)  # the same for the smallest losses of what is left
     encouraging_log_end: float = 0.0  # probability from which the encouraging bonus is linear (official 0.75; 1: nowhere); 0: no bonus
+    r_drop_alpha: float = 0.0  # weight of the divergence between two runs of every sequence under dropout; 0: one run
     answers: str = ""  # closed set whose trie masks the logits: a file of one label a line, or task (the task's own); empty: none
     decoder_noise: float = 0.0  # share of the tokens that the decoder reads which are random ones
-    r_drop_alpha: float = 0.0  # weight of the divergence between two runs of every sequence under dropout; 0: one run
 
 
 @dataclasses.dataclass(frozen=True)

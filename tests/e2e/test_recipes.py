@@ -31,8 +31,24 @@ RECIPES = {
 QUICK = ("refcoco", "vqa_v2", "glue:data=cola")  # a picture and a box, a picture and a prompt, texts and a closed set
 
 
-@pytest.mark.parametrize("recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in RECIPES])
-def test_a_recipe_runs_from_its_config_alone(recipe: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", QUICK)
+def test_a_recipe_is_trained_judged_and_resumed(recipe: str, tmp_path: Path) -> None:
+    trained(recipe, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_evaluated_and_asked_too(recipe: str, tmp_path: Path) -> None:
+    config, flags, workdir = trained(recipe, tmp_path)
+    run([sys.executable, str(ROOT / "launch" / "eval.py"), config, *flags], tmp_path)
+    results = json.loads((workdir / "eval.json").read_text())
+    assert results and all(found["n"] for metrics in results.values() for found in metrics.values()), results
+    if recipe != "image_generation":  # what is painted without a picture is drawn by evaluation alone
+        run([sys.executable, str(ROOT / "launch" / "predict.py"), f"--checkpoint={workdir}", f"--text={RECIPES[recipe]}"], tmp_path)
+
+
+def trained(recipe: str, tmp_path: Path) -> tuple[str, list[str], Path]:
+    """Trains a recipe to step 4, takes its last checkpoint away and goes on. Returns the config, the flags and the run's folder."""
     name, _, arg = recipe.partition(":")
     config = f"--config={ROOT}/configs/finetune/{name}.py:debug{',' + arg if arg else ''},steps=4"
     workdir = tmp_path / "run"
@@ -43,9 +59,4 @@ def test_a_recipe_runs_from_its_config_alone(recipe: str, tmp_path: Path) -> Non
     shutil.rmtree(workdir / "checkpoints" / "4")
     said = run(train, tmp_path)
     assert "going on from step 2" in said and "step 4/4" in said, said
-    said = run([sys.executable, str(ROOT / "launch" / "eval.py"), config, *flags], tmp_path)
-    results = json.loads((workdir / "eval.json").read_text())
-    assert results and all(found["n"] for metrics in results.values() for found in metrics.values()), results
-    asked = [f"--text={RECIPES[recipe]}", *(["--output=codes"] if name == "image_generation" else [])]
-    if name != "image_generation":  # what is painted without a picture is drawn by evaluation alone
-        run([sys.executable, str(ROOT / "launch" / "predict.py"), f"--checkpoint={workdir}", *asked], tmp_path)
+    return config, flags, workdir
