@@ -61,21 +61,24 @@ def find_base(base: Base, places: Sequence[str], *, where: str) -> tuple[Path, i
 
     where: the checkpoint that lies over it, for the sentence. Raises `CheckpointError` that says what was found instead at each place.
     """
-    looked = []
-    for place in dict.fromkeys(place for place in places if place):
+    looked: dict[Path, str] = {}
+    for place in filter(None, places):
         folder, named = find_run(place)
         step = base.step if named is None else named
         checkpoint = folder.absolute() / "checkpoints" / str(step)
+        if checkpoint in looked:
+            continue
         if not (checkpoint / COMMIT_MARKER).exists():
-            looked.append(f"no complete checkpoint at {checkpoint}")
+            looked[checkpoint] = f"no complete checkpoint at {checkpoint}"
         elif (digest := digest_of(checkpoint)) != base.digest:
             said = f"of digest {digest[:_SHOWN]}" if digest else f"without {DIGESTS_FILE}"
-            looked.append(f"another one at {checkpoint}, {said}")
+            looked[checkpoint] = f"another one at {checkpoint}, {said}"
         else:
             return folder.absolute(), step
+    found = "; ".join(looked.values()) or "no place to look at"
     raise CheckpointError(
-        f"{where} holds only what was trained, over {base}: found {'; '.join(looked) or 'no place to look at'}, expected that very "
-        "checkpoint; if it was moved, --config.init.checkpoint=PLACE says where it is now (its run's folder or the checkpoint's own)"
+        f"{where} holds only what was trained, over {base}: found {found}, expected that very checkpoint; if it was moved, "
+        "--config.init.checkpoint=PLACE says where it is now (its run's folder or the checkpoint's own)"
     )
 
 

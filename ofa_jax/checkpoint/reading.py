@@ -302,9 +302,9 @@ class CheckpointReader:
                 raise CheckpointError(f"{where}: found {name}, which this run's config does not have")
 
 
-@jax.jit
 def _copied(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
+    """Copies of arrays, placed as they are."""
+    return jax.jit(lambda arrays: jax.tree.map(jnp.copy, arrays), out_shardings=jax.tree.map(lambda a: a.sharding, tree))(tree)
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

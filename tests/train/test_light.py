@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import Mesh
 from train_case import BLOCKS, CONFIG, TASK_NAMES, Batches
 
+from configs.ofa_base import get_config
 from ofa_jax.checkpoint.base import digest_of
 from ofa_jax.checkpoint.manager import CheckpointManager
 from ofa_jax.checkpoint.reading import CheckpointReader
@@ -22,7 +23,7 @@ from ofa_jax.checkpoint.trees import walk
 from ofa_jax.config.errors import CheckpointError
 from ofa_jax.config.load import run_folder
 from ofa_jax.config.parameters import is_named
-from ofa_jax.config.schema import CheckpointConfig, InitConfig, RunConfig
+from ofa_jax.config.schema import CheckpointConfig, InitConfig, MeshConfig, RunConfig
 from ofa_jax.convert.transfer import describe, restore, write_whole
 from ofa_jax.models.lora import merged
 from ofa_jax.parallel.mesh import make_mesh
@@ -158,6 +159,12 @@ def test_what_is_saved_is_what_is_trained(runs):
     assert whole["params"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
 
 
+def test_a_checkpoint_of_a_real_size_is_a_hundredth():
+    config = lora(Path("base"), Path("runs"), "all", like=get_config())
+    light = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, content="trained"))
+    assert checkpoint_bytes(light) < 0.01 * checkpoint_bytes(config)
+
+
 def test_evaluation_reads_the_same_of_both(runs, base):
     folder, state, _ = runs
     found = [CheckpointReader(folder / name).restore_params() for name in ("all", "trained")]
@@ -203,6 +210,9 @@ def test_frozen_statistics_are_those_of_the_base(base, tmp_path):
     wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state)
     assert manager.missing_parts(wanted, step=1) == ()
     assert equal(manager.restore(wanted, step=1), state) and equal(manager.restore_params().stats, state.stats)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), devices=jax.devices()[:8])
+    spread = manager.restore(with_shardings(abstract_state(config), shardings := state_shardings(config, mesh)), step=1)
+    assert equal(spread, state) and all(jax.tree.leaves(jax.tree.map(lambda a, s: a.sharding == s, spread, shardings)))
 
 
 def test_a_base_that_moved_is_found_by_its_new_place(stopped, runs, base, tmp_path, capsys):
