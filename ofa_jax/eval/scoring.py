@@ -21,7 +21,9 @@ from ofa_jax.metrics.code_accuracy import code_accuracy
 from ofa_jax.metrics.detection_ap import COCO_THRESHOLDS, detection_ap
 from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.f1_50 import f1_50
+from ofa_jax.metrics.f1_yes import f1_yes
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
+from ofa_jax.metrics.mcc import mcc
 from ofa_jax.metrics.measured import Measured
 from ofa_jax.metrics.rouge_l import rouge_l
 from ofa_jax.metrics.vqa_accuracy import answer_weights, vqa_accuracy
@@ -34,14 +36,17 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _text_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]], _: Sequence[Example]) -> Measured:
-    return accuracy([_plain(p) for p in predictions], [_plain(r[0]) for r in references])
+def _of_answers(metric: Callable[[Sequence[str], Sequence[str]], Measured]) -> Callable[..., Measured]:
+    """The metric of single answers, compared in lower case."""
+    return lambda p, r, _: metric([_plain(text) for text in p], [_plain(refs[0]) for refs in r])
 
 
 # Name in `Task.metrics` or `WITH_ANSWERS` -> the number of predictions and references, both as `Outputs` holds them. A new metric is a
 # row here.
 METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], Measured]] = {
-    "accuracy": _text_accuracy,
+    "accuracy": _of_answers(accuracy),
+    "mcc": _of_answers(mcc),
+    "f1_yes": _of_answers(f1_yes),
     "exact_match": lambda p, r, _: exact_match(p, r),
     "cider": lambda p, r, _: cider(p, r),
     "bleu4": lambda p, r, _: bleu4(p, r),

@@ -54,7 +54,7 @@ TEMPLATES = {
         ' is the sentiment of text "', "", ' " positive or negative?', {"negative": "negative", "positive": "positive"}
     ),
 }  # fmt: skip
-_METRICS = dict.fromkeys(TEMPLATES, ("accuracy",))
+_OTHERS = {"cola": ("mcc", "accuracy"), "mrpc": ("accuracy", "f1_yes"), "qqp": ("accuracy", "f1_yes")}
 
 
 def _task(name: str) -> Task:
@@ -65,7 +65,13 @@ def _task(name: str) -> Task:
         return template.example(name, item, context)
 
     return Task(
-        name, build, output="text", scoring="free", metrics=_METRICS[name], prompt="source_eos", answers=tuple(template.words.values())
+        name,
+        build,
+        output="text",
+        scoring="free",
+        metrics=_OTHERS.get(name, ("accuracy",)),
+        prompt="source_eos",
+        answers=tuple(template.words.values()),
     )
 
 
