@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ofa_jax.bench.noise import noise_batch
+from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.data.batch import Batch, Block
@@ -29,7 +30,13 @@ _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune" / "coco_c
 
 
 def report(flags: argparse.Namespace) -> str:
-    """Returns the medians of both steps and their quotient as lines; the words are noise, hypotheses run to their full length."""
+    """Returns the medians of both steps and their quotient as lines; the words are noise, hypotheses run to their full length.
+
+    Raises `ConfigError` for no rows, no steps and a size that there is not.
+    """
+    for name in ("rows", "steps"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name}: found {getattr(flags, name)}, expected 1 or more")
     config = read_config(f"{_CONFIG}:size={flags.size}")
     assert isinstance(config, RunConfig)
     [block] = config.data.blocks

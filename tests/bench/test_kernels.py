@@ -53,6 +53,8 @@ def test_a_gradient_is_taken_with_the_result_as_its_own():
         (("kernels", "--attention=pallas"), "model.attention: found pallas on devices of platform cpu, expected reference"),
         (("suite", "--only=large,giant"), "--only: found giant, expected names out of large, large pretraining, base,"),
         (("loop", "--steps=0"), "--steps: found 0, expected 1 or more"),
+        (("reward", "--rows=0"), "--rows: found 0, expected 1 or more"),
+        (("reward", "--size=giant"), "size: found giant, expected one of"),
     ],
 )
 def test_a_mistake_is_one_sentence(flags: tuple[str, ...], said: str):
