@@ -27,6 +27,6 @@ def get_config(arg: str = "") -> RunConfig:
         drop_path=0.1,
         loss=LossConfig(label_smoothing=0.1, decoder_noise=0.2),
         decode=("beam:beam,beam=6,lenpen=0.7,max_len=32,no_repeat_ngram=3",),
-        best="eval/rouge_l/gigaword/validation",
+        best="eval/gigaword_rouge_l/gigaword/validation",
     )
     return with_arg(config, rest)

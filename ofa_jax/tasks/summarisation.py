@@ -24,4 +24,6 @@ def build(item: Texts, draw: np.random.Generator, context: TaskContext) -> Examp
     )
 
 
-SUMMARISATION = Task("summarisation", build, output="text", scoring="free", metrics=("rouge_l",))
+SUMMARISATION = Task(
+    "summarisation", build, output="text", scoring="free", metrics=("gigaword_rouge_l", "gigaword_rouge_1", "gigaword_rouge_2")
+)
