@@ -10,7 +10,7 @@ from ofa_jax.metrics.measured import Measured, check_same_length, mean
 from ofa_jax.metrics.words import normalise
 
 
-def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
+def common_length(a: Sequence[str], b: Sequence[str]) -> int:
     """Length of the longest common subsequence, row by row of its table."""
     row = [0] * (len(b) + 1)
     for word in a:
@@ -34,7 +34,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]], *, 
         if not refs:
             raise ValueError(f"rouge_l: example {i}: found no references, expected at least one")
         found, known = normalise(prediction).split(" "), [normalise(r).split(" ") for r in refs]
-        common = [_common_length(found, words) for words in known]
+        common = [common_length(found, words) for words in known]
         precision = max(common) / len(found)
         recall = max(length / len(words) for length, words in zip(common, known, strict=True))
         bottom = recall + beta**2 * precision
