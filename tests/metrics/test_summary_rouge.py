@@ -40,7 +40,8 @@ def test_stems_by_the_paper():
     """Examples of Porter's article for every step, where NLTK keeps them."""
     expected = {
         "caresses": "caress", "ponies": "poni", "cats": "cat", "agreed": "agre", "plastered": "plaster", "motoring": "motor",
-        "hopping": "hop", "falling": "fall", "filing": "file", "happy": "happi", "relational": "relat", "digitizer": "digit", "hopefulness": "hope",
+        "hopping": "hop", "falling": "fall", "filing": "file", "happy": "happi", "relational": "relat", "digitizer": "digit",
+        "hopefulness": "hope",
         "electrical": "electr", "replacement": "replac", "adoption": "adopt", "probate": "probat", "controll": "control", "roll": "roll",
     }  # fmt: skip
     assert {word: stem(word) for word in expected} == expected
