@@ -21,9 +21,14 @@ from ofa_jax.metrics.code_accuracy import code_accuracy
 from ofa_jax.metrics.detection_ap import COCO_THRESHOLDS, detection_ap
 from ofa_jax.metrics.exact_match import exact_match
 from ofa_jax.metrics.f1_50 import f1_50
+from ofa_jax.metrics.f1_yes import f1_yes
+from ofa_jax.metrics.gigaword_words import gigaword_form
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
+from ofa_jax.metrics.mcc import mcc
 from ofa_jax.metrics.measured import Measured
+from ofa_jax.metrics.meteor import meteor
 from ofa_jax.metrics.rouge_l import rouge_l
+from ofa_jax.metrics.summary_rouge import summary_rouge
 from ofa_jax.metrics.vqa_accuracy import answer_weights, vqa_accuracy
 from ofa_jax.metrics.vqa_answers import vqa_answers
 from ofa_jax.vocab.layout import code_of
@@ -34,18 +39,30 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _text_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]], _: Sequence[Example]) -> Measured:
-    return accuracy([_plain(p) for p in predictions], [_plain(r[0]) for r in references])
+def _of_answers(metric: Callable[[Sequence[str], Sequence[str]], Measured]) -> Callable[..., Measured]:
+    """The metric of single answers, compared in lower case."""
+    return lambda p, r, _: metric([_plain(text) for text in p], [_plain(refs[0]) for refs in r])
+
+
+def _gigaword_rouge(kind: str) -> Callable[..., Measured]:
+    """ROUGE as OFA scores Gigaword: predictions are put into the form that its references have."""
+    return lambda p, r, _: summary_rouge([gigaword_form(text) for text in p], r, kind=kind)
 
 
 # Name in `Task.metrics` or `WITH_ANSWERS` -> the number of predictions and references, both as `Outputs` holds them. A new metric is a
 # row here.
 METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], Measured]] = {
-    "accuracy": _text_accuracy,
+    "accuracy": _of_answers(accuracy),
     "exact_match": lambda p, r, _: exact_match(p, r),
     "cider": lambda p, r, _: cider(p, r),
     "bleu4": lambda p, r, _: bleu4(p, r),
     "rouge_l": lambda p, r, _: rouge_l(p, r),
+    "meteor": lambda p, r, _: meteor(p, r),
+    "mcc": _of_answers(mcc),
+    "f1_yes": _of_answers(f1_yes),
+    "gigaword_rouge_1": _gigaword_rouge("1"),
+    "gigaword_rouge_2": _gigaword_rouge("2"),
+    "gigaword_rouge_l": _gigaword_rouge("l"),
     "acc_at_iou_50": lambda p, r, _: acc_at_iou(p, r, threshold=0.5),
     "vqa_answers": lambda p, _, examples: vqa_answers(p, [e.item.answers for e in examples]),
     "vqa_accuracy": lambda p, _, examples: vqa_accuracy(p, [answer_weights(e.item.answers) for e in examples]),
