@@ -26,6 +26,7 @@ from ofa_jax.metrics.gigaword_words import gigaword_form
 from ofa_jax.metrics.masked_token_accuracy import masked_token_accuracy
 from ofa_jax.metrics.mcc import mcc
 from ofa_jax.metrics.measured import Measured
+from ofa_jax.metrics.meteor import meteor
 from ofa_jax.metrics.rouge_l import rouge_l
 from ofa_jax.metrics.summary_rouge import summary_rouge
 from ofa_jax.metrics.vqa_accuracy import answer_weights, vqa_accuracy
@@ -58,6 +59,7 @@ METRICS: dict[str, Callable[[Sequence[Any], Sequence[Any], Sequence[Example]], M
     "cider": lambda p, r, _: cider(p, r),
     "bleu4": lambda p, r, _: bleu4(p, r),
     "rouge_l": lambda p, r, _: rouge_l(p, r),
+    "meteor": lambda p, r, _: meteor(p, r),
     "gigaword_rouge_l": _gigaword_rouge("l"),
     "gigaword_rouge_1": _gigaword_rouge("1"),
     "gigaword_rouge_2": _gigaword_rouge("2"),

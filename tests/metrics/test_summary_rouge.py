@@ -40,8 +40,8 @@ def test_stems_by_the_paper():
     """Examples of Porter's article for every step, where NLTK keeps them."""
     expected = {
         "caresses": "caress", "ponies": "poni", "cats": "cat", "agreed": "agre", "plastered": "plaster", "motoring": "motor",
-        "hopping": "hop", "falling": "fall", "filing": "file",
-        "happy": "happi", "relational": "relat", "digitizer": "digit", "hopefulness": "hope",
+        "hopping": "hop", "falling": "fall", "filing": "file", "happy": "happi", "relational": "relat", "digitizer": "digit",
+        "hopefulness": "hope",
         "electrical": "electr", "replacement": "replac", "adoption": "adopt", "probate": "probat", "controll": "control", "roll": "roll",
     }  # fmt: skip
     assert {word: stem(word) for word in expected} == expected
@@ -54,8 +54,9 @@ def _pairs(seed, count):
     predictions, references = [], []
     for _ in range(count):
         words = sentences[draw.integers(len(sentences))].split()
-        kept = [w for w in words if draw.random() < 0.7]
-        draw.shuffle(kept[: draw.integers(len(kept) + 1)])
+        kept = np.array([w for w in words if draw.random() < 0.7] or ["none"])
+        mixed = draw.integers(len(kept) + 1)
+        kept[:mixed] = draw.permutation(kept[:mixed])
         predictions.append(" ".join([*kept, "Ünï-code's", "``"][: draw.integers(len(kept) + 3)]))
         others = [" ".join(words[: draw.integers(len(words) + 1)]) for _ in range(draw.integers(0, 3))]
         references.append([" ".join(words), *others])
@@ -72,7 +73,7 @@ def test_rouge_equals_rouge_score(kind, name):
     found = summary_rouge(predictions, references, kind=kind)
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-15)
     assert found.value == pytest.approx(np.mean(expected), abs=1e-15)
-    assert 0.3 < found.value < 0.95
+    assert 0.1 < found.value < 0.9
 
 
 def test_rouge_by_hand():
