@@ -122,6 +122,11 @@ def _reward(config: RunConfig) -> Iterator[str]:
         for name in ("label_smoothing", "decoder_noise", "r_drop_alpha", "encouraging_log_end"):
             if getattr(config.loss, name):
                 yield f"loss.{name}: found {getattr(config.loss, name)} with a reward, expected 0"
+        for name in ("drop_worst", "drop_best"):
+            if getattr(config.loss, name)[0]:
+                yield f"loss.{name}: found {getattr(config.loss, name)} with a reward, whose losses may be negative, expected (0.0, 0)"
+        if config.loss.answers:
+            yield f"loss.answers: found {config.loss.answers} with a reward, expected none: hypotheses are written freely"
         for block in config.data.blocks:
             path = f"data.blocks.{block.name}"
             if {source.row for source in block.sources} != {"short_caption"}:

@@ -156,6 +156,8 @@ def test_a_function_that_gives_no_numbers_is_named(tmp_path: Path) -> None:
         ({"reward": RUN.reward * 2}, "reward: found 2 of them, expected one or none"),
         ({"reward": (RewardConfig(),)}, "reward.frequencies: found none for cider"),
         ({"loss": LossConfig(label_smoothing=0.1)}, "loss.label_smoothing: found 0.1 with a reward, expected 0"),
+        ({"loss": LossConfig(drop_worst=(0.2, 5))}, "loss.drop_worst: found (0.2, 5) with a reward, whose losses may be negative"),
+        ({"loss": LossConfig(answers="task")}, "loss.answers: found task with a reward, expected none"),
         ({"data": DataConfig(blocks=(dataclasses.replace(BLOCK, pairs_per_image=1),))}, "pairs_per_image: found 1, expected 2 or more"),
         (
             {"data": DataConfig(blocks=(dataclasses.replace(BLOCK, target_len=6),))},
