@@ -108,7 +108,7 @@ def _codes(args: argparse.Namespace, progress: Callable[[str], None]) -> None:
     hosts.start(say=progress)
     model, params, said = restore_vqgan(args.vqgan)
     progress(f"{describe_model(model)}, from {said}")
-    check_one_vqgan(args.data_dir, args.dataset, codec_digest(model, params))
+    check_one_vqgan(args.data_dir, args.dataset, codec_digest(model, params), args.area)
     if hosts.is_first():
         path = args.data_dir / CODEC_FILE
         if not is_remote(path):

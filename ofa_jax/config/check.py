@@ -244,7 +244,7 @@ def _data(config: RunConfig, num_devices: int | None) -> Iterator[str]:
         if block.stream == "pictures":
             yield f"data.blocks.{block.name}.stream: found pictures, expected pairs, images or text, because OFA reads sequences"
             continue
-        if config.objective == "picture_words" and (block.stream == "text" or any(s.reads_codes for s in block.sources)):
+        if config.objective == "picture_words" and (block.stream == "text" or any(s.code_area for s in block.sources)):
             yield f"data.blocks.{block.name}: found rows without a whole picture, expected none for objective=picture_words"
         if config.objective == "picture_words" and block.image_px != config.data.blocks[0].image_px:
             first = config.data.blocks[0]

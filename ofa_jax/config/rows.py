@@ -11,7 +11,10 @@ Row = Literal[
     "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2",
 ]  # fmt: skip
 CODE_TASKS = ("image_infilling", "image_generation")
-CODE_ROWS = ("image_infilling", "painting")  # those whose targets are image codes
+CodeArea = Literal["central", "whole"]
+# Rows whose targets are image codes -> what of a picture these stand for: the central half of its sides, or all of it.
+CODE_AREAS: dict[str, CodeArea] = {"image_infilling": "central", "painting": "whole"}
+CODE_ROWS = tuple(CODE_AREAS)
 
 # Row kinds by the stream that may hold them, with the number of sequences one item of theirs makes (OFA's pretraining loader makes two
 # of every image-text pair). `tasks/table.ROWS` says which tasks these are; a test holds the two together.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ofa_jax.config.rows import CODE_ROWS, PROMPTED_ROWS, Row
+from ofa_jax.config.rows import CODE_AREAS, PROMPTED_ROWS, CodeArea, Row
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
 
@@ -188,9 +188,9 @@ class SourceConfig:
     later_weights: tuple[float, ...] = ()  # its weight from each of `DataConfig.stage_steps` on; empty: the same all the time
 
     @property
-    def reads_codes(self) -> bool:
-        """Whether its rows need the image codes of its records, which may lie in shards of their own."""
-        return self.row in CODE_ROWS
+    def code_area(self) -> CodeArea | None:
+        """Of what the image codes are that its rows need, which may lie in shards of their own; None: they need none."""
+        return CODE_AREAS.get(self.row)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Image codes in side shards beside a dataset's own, `<dataset>/codes/`, one record for each of its records, joined by index.
+"""Image codes in side shards beside a dataset's own, one record for each of its records, joined by index: those of the central half of
+every picture in `<dataset>/codes/`, those of whole pictures in `<dataset>/codes_whole/`. A dataset may have both.
 
 A record is the codes as little-endian uint16 (uint32 where the codebook is larger), raster order; it is empty for a picture without codes.
 `prepare.codes` writes them; the manifest there says which VQGAN they are of.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-CODES_FOLDER = "codes"
+CODES_FOLDERS: dict[str, str] = {"central": "codes", "whole": "codes_whole"}  # by `config.rows.CodeArea`
 CODES_SCHEMA_VERSION = 1
 _WIDE = b"\x01"  # first byte of a record: two or four bytes a code
 _NARROW = b"\x00"

@@ -19,6 +19,7 @@ import grain
 import numpy as np
 
 from ofa_jax.config.errors import DataError
+from ofa_jax.config.rows import CodeArea
 from ofa_jax.config.schema import BlockConfig, DataConfig, SourceConfig
 from ofa_jax.data.batch import Batch, Block, Reject, Row, collate
 from ofa_jax.data.mixture import Draw, Members, block_order, class_members, host_rows, rows_before
@@ -103,7 +104,7 @@ class Pipeline:
         self._blocks = data.row_blocks
         self._rows = tuple(host_rows(block, host=host, num_hosts=num_hosts) for block in self._blocks)
         self._quarantine = quarantine
-        self._opened: dict[tuple[str, str, bool], RecordSource] = {}
+        self._opened: dict[tuple[str, str, CodeArea | None], RecordSource] = {}
         self._orders: list[grain.MapDataset[Draw]] | None = None
         self._drawn: tuple[tuple[Members, ...], ...] = ()  # by part and source, once the records are open
         self._lock = threading.Lock()
@@ -350,9 +351,9 @@ class _Threads:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _opening(source: SourceConfig) -> tuple[str, str, bool]:
+def _opening(source: SourceConfig) -> tuple[str, str, CodeArea | None]:
     """What lines must share to share opened records."""
-    return source.dataset, source.split, source.reads_codes
+    return source.dataset, source.split, source.code_area
 
 
 def _name(source: SourceConfig) -> str:

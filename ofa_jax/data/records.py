@@ -17,7 +17,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, unpack_codes
+from ofa_jax.config.rows import CodeArea
+from ofa_jax.data.codes import CODES_FOLDERS, CODES_SCHEMA_VERSION, unpack_codes
 from ofa_jax.data.shards import ShardReader
 from ofa_jax.data.storage import as_path, exists, is_folder, list_folder, local_copy, read_bytes
 
@@ -421,8 +422,8 @@ def existing_folder(data_dir: str | os.PathLike[str]) -> Any:
     return root
 
 
-def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, codes: bool = False) -> RecordSource:
-    """Returns the records of `data_dir/dataset`, split `split`; with `codes`, those of its side shards (`data.codes`) too.
+def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, codes: CodeArea | None = None) -> RecordSource:
+    """Returns the records of `data_dir/dataset`, split `split`; with `codes`, those of its side shards of that area (`data.codes`) too.
 
     `data_dir` is a local folder or an address (gs://, s3://). A dataset whose own records hold codes (`num_codes` in its manifest) needs no
     side shards. Checks at once that every shard is there with the size its manifest names. Raises `DataError`, one sentence with what to
@@ -442,42 +443,41 @@ def open_records(data_dir: str | os.PathLike[str], dataset: str, split: str, *, 
         )
     if split not in manifest["splits"]:
         raise DataError(f"dataset {dataset!r} in {as_path(data_dir)} has no split {split!r}; it has: {', '.join(manifest['splits'])}")
-    side = load_codes_manifest(folder, dataset) if codes and not manifest.get("num_codes") else None
+    side = load_codes_manifest(folder, dataset, codes) if codes and not manifest.get("num_codes") else None
     return RecordSource(
         dataset=dataset,
         split=split,
         shards=_open_shards(folder, manifest["splits"][split]["shards"], f"{dataset}/{split}", files),
         record=manifest["record"],
         num_codes=side["num_codes"] if side else manifest.get("num_codes", 0),
-        codes=_open_codes(folder, manifest, side, split) if side else None,
+        codes=_open_codes(folder, manifest, side, split, CODES_FOLDERS[codes]) if codes and side else None,
         lengths=(folder / lengths, manifest["row"]) if (lengths := f"lengths-{split}.npy") in files else None,
     )
 
 
-def load_codes_manifest(folder: str | os.PathLike[str], dataset: str) -> dict[str, Any]:
-    """Returns what the side shards of a dataset's directory say of themselves. Raises `DataError` when there are none, or unfinished
-    ones."""
-    path = as_path(folder) / CODES_FOLDER / "manifest.json"
+def load_codes_manifest(folder: str | os.PathLike[str], dataset: str, area: CodeArea) -> dict[str, Any]:
+    """Returns what the side shards of an area, in a dataset's directory, say of themselves. Raises `DataError` when there are none, or
+    unfinished ones, or those of another area."""
+    path = as_path(folder) / CODES_FOLDERS[area] / "manifest.json"
+    how = f"make them with `python launch/prepare.py codes --area={area}`"
     if not exists(path):
-        raise DataError(f"dataset {dataset!r}: found no finished image codes ({path} is missing), expected them; {_HOW_CODES}")
+        raise DataError(f"dataset {dataset!r}: found no finished image codes ({path} is missing), expected them; {how}")
     manifest = load_json(path)
-    if manifest.get("schema_version") != CODES_SCHEMA_VERSION:
-        found = manifest.get("schema_version")
-        raise DataError(f"{path}: field schema_version: found {found}, expected {CODES_SCHEMA_VERSION}; {_HOW_CODES} --rebuild")
+    for field, expected in {"schema_version": CODES_SCHEMA_VERSION, "area": area}.items():
+        if (found := manifest.get(field)) != expected:
+            raise DataError(f"{path}: field {field}: found {found}, expected {expected}; {how} --rebuild")
     return manifest
 
 
-_HOW_CODES = "make them with `python launch/prepare.py codes`"
-
-
-def _open_codes(folder: Any, manifest: dict[str, Any], side: dict[str, Any], split: str) -> ShardReader:
+def _open_codes(folder: Any, manifest: dict[str, Any], side: dict[str, Any], split: str, name: str) -> ShardReader:
     own = [(shard["file"], shard["records"]) for shard in manifest["splits"][split]["shards"]]
     theirs = [(shard["of"], shard["records"]) for shard in side["splits"].get(split, {"shards": ()})["shards"]]
     if own != theirs:
         raise DataError(
-            f"{folder / CODES_FOLDER}: found codes of other shards than {folder} has, expected one for each; {_HOW_CODES} --rebuild"
+            f"{folder / name}: found codes of other shards than {folder} has, expected one for each; make them again with "
+            f"`python launch/prepare.py codes --area={side['area']} --rebuild`"
         )
-    codes = folder / CODES_FOLDER
+    codes = folder / name
     return _open_shards(codes, side["splits"][split]["shards"], f"codes of {folder.name}/{split}", list_folder(codes) or {})
 
 

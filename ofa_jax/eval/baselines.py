@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.config.schema import CODE_ROWS, SourceConfig
+from ofa_jax.config.rows import CODE_AREAS
+from ofa_jax.config.schema import SourceConfig
 from ofa_jax.data.records import Box, ImageRecord, Question, Record, TextRecord
 from ofa_jax.eval.codec import PictureCodec
 from ofa_jax.eval.collect import Example, Examples, set_generator, without_picture
@@ -34,7 +35,7 @@ class TrainingData:
 
     def __init__(self, open_source: Any, build_row: RowBuilder):
         self._open_source, self.build_row = open_source, build_row
-        self._records: dict[tuple[str, bool], list[Record]] = {}
+        self._records: dict[tuple[str, str], list[Record]] = {}
         self._indices: dict[str, list[int]] = {}
         self._learned: dict[tuple[str, str], Any] = {}
 
@@ -46,7 +47,7 @@ class TrainingData:
 
     def records(self, dataset: str, row: str) -> list[Record]:
         """At most 20,000 evenly spaced records of the dataset's training split, without their pictures."""
-        key = (dataset, row in CODE_ROWS)
+        key = (dataset, CODE_AREAS.get(row, ""))
         if key not in self._records:
             source = self._source(dataset, row)
             count = min(len(source), _MAX_RECORDS)

@@ -1,9 +1,9 @@
 """The code stage: pictures of finished shards -> image codes in side shards, joined by index.
 
-`<dataset>/codes/` has one shard for every shard of the dataset, with one record for every record, in the same order (`data.codes` reads
-them). A shard appears under its name in one move and is never written again, so a run that is killed goes on at the first shard that is
-missing, every picture is encoded once into what stays, and the bytes do not depend on interruptions. Several hosts share the shards out
-by number. The manifest comes last: without it the codes are not finished and are not read.
+`<dataset>/codes/` (of whole pictures: `codes_whole/`) has one shard for every shard of the dataset, with one record for every record, in
+the same order (`data.codes` reads them). A shard appears under its name in one move and is never written again, so a run that is killed
+goes on at the first shard that is missing, every picture is encoded once into what stays, and the bytes do not depend on interruptions.
+Several hosts share the shards out by number. The manifest comes last: without it the codes are not finished and are not read.
 
 How OFA's own codes were cut is not published: a maintainer says that the central 128 x 128 part was encoded. Here a picture is resized to a
 square (Lanczos, as the official `generate_code.py` does) and its centre, or the whole of it, is encoded by itself.
@@ -16,14 +16,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, pack_codes
+from ofa_jax.config.rows import CodeArea
+from ofa_jax.data.codes import CODES_FOLDERS, CODES_SCHEMA_VERSION, pack_codes
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import ImageRecord, RecordError, load_json, open_records
 from ofa_jax.data.storage import as_path, exists, file_size, is_remote, read_bytes
@@ -43,7 +44,7 @@ class CodeOptions:
     num_codes: int
     stride: int
     image_px: int  # side of the square that a picture is resized to
-    area: Literal["central", "whole"] = "central"  # the central half-side square, for infilling; or all of it, for text-to-image
+    area: CodeArea = "central"  # the central half-side square, for infilling; or all of it, for text-to-image
     precision: str = "f32"  # of the encoder
 
     @property
@@ -108,8 +109,8 @@ def write_codes(
     manifest = load_json(data_dir / dataset / "manifest.json")
     if manifest.get("record") != "image":
         raise DataError(f"dataset {dataset} in {data_dir}: found {manifest.get('record')} records, expected image records to have codes")
-    check_one_vqgan(data_dir, dataset, options.vqgan)
-    folder = data_dir / dataset / CODES_FOLDER
+    check_one_vqgan(data_dir, dataset, options.vqgan, options.area)
+    folder = data_dir / dataset / CODES_FOLDERS[options.area]
     made_of = {**dataclasses.asdict(options), "dataset": manifest["options_hash"]}
     _check_options(folder, made_of, rebuild=rebuild)
     if exists(folder / "manifest.json") and not rebuild:
@@ -153,15 +154,16 @@ def write_codes(
     return {"pictures": done, "seconds": seconds}
 
 
-def check_one_vqgan(data_dir: Any, dataset: str, vqgan: str) -> None:
-    """Raises `DataError` when records of `dataset` hold codes, or when another dataset of `data_dir` has codes of another VQGAN than the
-    one with the digest `vqgan`: the folder's one vqgan.npz draws the codes of all."""
+def check_one_vqgan(data_dir: Any, dataset: str, vqgan: str, area: CodeArea = "central") -> None:
+    """Raises `DataError` when records of `dataset` hold codes, or when `data_dir` has codes, but those of the same dataset and area, of
+    another VQGAN than the one with the digest `vqgan`: the folder's one vqgan.npz draws the codes of all."""
     data_dir = as_path(data_dir)
     own = data_dir / dataset / "manifest.json"
     if exists(own) and (count := load_json(own).get("num_codes")):
         raise DataError(f"{data_dir}: dataset {dataset}: found {count} codes in its records, expected none; prepare it without codes first")
-    for name in sorted(names_in(data_dir) - {dataset}):
-        note = data_dir / name / CODES_FOLDER / "options.json"
+    folders = [data_dir / name / codes for name in sorted(names_in(data_dir)) for codes in CODES_FOLDERS.values()]
+    for note in (folder / "options.json" for folder in folders if (folder.parent.name, folder.name) != (dataset, CODES_FOLDERS[area])):
+        name = note.parent.parent.name
         if exists(note) and (found := load_json(note)["vqgan"]) != vqgan:
             raise DataError(
                 f"{data_dir}: dataset {name} has codes of the VQGAN {found[:12]}, expected those of {vqgan[:12]} as for {dataset}; "

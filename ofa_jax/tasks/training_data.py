@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ofa_jax.config.errors import ConfigError, DataError
+from ofa_jax.config.rows import CodeArea
 from ofa_jax.config.schema import AnyRun, BlockConfig, DataConfig, RunConfig, SourceConfig, VQGANRunConfig
 from ofa_jax.data.batch import Row
-from ofa_jax.data.codes import CODES_FOLDER
+from ofa_jax.data.codes import CODES_FOLDERS
 from ofa_jax.data.pictures import picture_row
 from ofa_jax.data.pipeline import Pipeline, RowBuild
 from ofa_jax.data.quarantine import Quarantine
@@ -125,22 +126,23 @@ def open_source(config: AnyRun, source: SourceConfig) -> RecordSource:
     Raises DataError as `open_records` does, and for side shards of codes of another grid than the model's, or of more codes than the
     vocabulary has.
     """
-    records = open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes)
+    records = open_records(config.data.dir, source.dataset, source.split, codes=source.code_area)
     folder = as_path(config.data.dir) / source.dataset
-    if source.reads_codes and isinstance(config, RunConfig) and not load_json(folder / "manifest.json").get("num_codes"):
-        _check_codes(config, folder)
+    if source.code_area and isinstance(config, RunConfig) and not load_json(folder / "manifest.json").get("num_codes"):
+        _check_codes(config, folder, source.code_area)
     return records
 
 
-def _check_codes(config: RunConfig, folder: Any) -> None:
+def _check_codes(config: RunConfig, folder: Any, area: CodeArea) -> None:
     """A shorter grid would fit the block's lengths, and each of its codes would train the position of another one."""
-    made, where = load_codes_manifest(folder, folder.name), f"dataset {folder.name}: {folder / CODES_FOLDER}"
+    made, where = load_codes_manifest(folder, folder.name, area), f"dataset {folder.name}: {folder / CODES_FOLDERS[area]}"
     model, side = config.model, config.model.code_grid
-    if (made["grid"], made["area"]) != (side, "central"):
+    if made["grid"] != side:
+        px = model.code_image_px * (2 if area == "central" else 1)
         raise DataError(
-            f"{where}: found {made['grid']} x {made['grid']} codes of the {made['area']} area at --image_px={made['image_px']}, expected "
-            f"{side} x {side} of the central area (model.code_image_px={model.code_image_px}, model.code_stride={model.code_stride}); make "
-            f"them with a VQGAN of that stride: `python launch/prepare.py codes --image_px={2 * model.code_image_px} --rebuild`"
+            f"{where}: found {made['grid']} x {made['grid']} codes at --image_px={made['image_px']}, expected {side} x {side} "
+            f"(model.code_image_px={model.code_image_px}, model.code_stride={model.code_stride}); make them with a VQGAN of that stride: "
+            f"`python launch/prepare.py codes --area={area} --image_px={px} --rebuild`"
         )
     if made["num_codes"] > config.vocab.num_codes:
         raise DataError(
@@ -157,8 +159,8 @@ def data_digests(data: DataConfig) -> dict[str, str]:
         sources = [source for block in data.blocks for source in block.sources if source.dataset == dataset]
         folder = as_path(data.dir) / dataset
         paths = [folder / "manifest.json"]
-        if any(source.reads_codes for source in sources):
-            paths.append(folder / CODES_FOLDER / "manifest.json")
+        areas = dict.fromkeys(source.code_area for source in sources if source.code_area)
+        paths += [folder / CODES_FOLDERS[area] / "manifest.json" for area in areas]
         said = []
         for path in filter(exists, paths):
             manifest = load_json(path)

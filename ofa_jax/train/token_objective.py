@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from ofa_jax.config.errors import UserError
-from ofa_jax.config.schema import CODE_ROWS, BlockConfig, RunConfig
+from ofa_jax.config.rows import CODE_ROWS
+from ofa_jax.config.schema import BlockConfig, RunConfig
 from ofa_jax.data.batch import Batch
 from ofa_jax.train.answers import ClosedSet
 from ofa_jax.train.optimizer import check_named, make_optimizer

@@ -16,7 +16,7 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.data import storage
 from ofa_jax.data.batch import Batch
-from ofa_jax.data.codes import CODES_FOLDER, CODES_SCHEMA_VERSION, pack_codes
+from ofa_jax.data.codes import CODES_FOLDERS, CODES_SCHEMA_VERSION, pack_codes
 from ofa_jax.data.pipeline import Pipeline
 from ofa_jax.data.records import open_records
 from ofa_jax.eval.codec import load_codec
@@ -160,25 +160,28 @@ def test_missing_data_is_told_as_for_a_folder(store: ObjectStore, folder: Path):
         with pytest.raises(DataError, match=f"data directory {place}/none does not exist"):
             open_records(f"{place}/none", "scenes", "train")
         with pytest.raises(DataError, match=f"{place}/prose/codes/manifest.json is missing"):
-            open_records(place, "prose", "train", codes=True)
+            open_records(place, "prose", "train", codes="central")
 
 
 def test_side_shards_and_token_lengths_come_from_a_store(store: ObjectStore, folder: Path, tmp_path: Path):
     manifest = json.loads((folder / "easy_vqa" / "manifest.json").read_text())
     records = len(open_records(folder, "easy_vqa", "train"))
     data = store_copy(store, tmp_path / "data")
-    codes = data / "easy_vqa" / CODES_FOLDER
+    codes = data / "easy_vqa" / CODES_FOLDERS["central"]
     codes.mkdir()
     [shard] = manifest["splits"]["train"]["shards"]
     written = write(codes / shard["file"], [pack_codes(np.array([place % 32, 1, 2, 3])) for place in range(records)])
     part = {"file": shard["file"], "of": shard["file"], "records": records, "bytes": written.stat().st_size}
-    write_json(codes / "manifest.json", {"schema_version": CODES_SCHEMA_VERSION, "num_codes": 32, "splits": {"train": {"shards": [part]}}})
+    write_json(
+        codes / "manifest.json",
+        {"schema_version": CODES_SCHEMA_VERSION, "area": "central", "num_codes": 32, "splits": {"train": {"shards": [part]}}},
+    )
     lengths = np.random.default_rng(0).integers(1, 99, (records, 1, 2)).astype(np.uint16)
     np.save(data / "easy_vqa" / "lengths-train.npy", lengths)
     write_json(data / "easy_vqa" / "manifest.json", manifest | {"row": "question"})
     store.put_folder(data, "gs://other/data")
 
-    found = open_records("gs://other/data", "easy_vqa", "train", codes=True)
+    found = open_records("gs://other/data", "easy_vqa", "train", codes="central")
     np.testing.assert_array_equal(found.sequence_lengths("question"), lengths)
     assert [record.codes.tolist() for record in found.read([5, 0, 33])] == [[5, 1, 2, 3], [0, 1, 2, 3], [1, 1, 2, 3]]
     with pytest.raises(DataError, match="found those of row kind question"):

@@ -69,7 +69,7 @@ class HalfPictures:
 
 def damaged(config: RunConfig) -> Pipeline:
     def open_source(source: SourceConfig) -> HalfPictures:
-        return HalfPictures(open_records(config.data.dir, source.dataset, source.split, codes=source.reads_codes))
+        return HalfPictures(open_records(config.data.dir, source.dataset, source.split, codes=source.code_area))
 
     return Pipeline(config.data, config.seed, RowBuilder(config.vocab, load_tokenizer(config.vocab), {}, transform), open_source)
 

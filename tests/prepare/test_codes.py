@@ -16,7 +16,7 @@ from PIL import Image
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data import storage
-from ofa_jax.data.codes import pack_codes, unpack_codes
+from ofa_jax.data.codes import CODES_FOLDERS, pack_codes, unpack_codes
 from ofa_jax.data.pictures import decode_picture
 from ofa_jax.data.records import Example, open_records
 from ofa_jax.metrics.baselines import encode_patches
@@ -48,7 +48,7 @@ def files(data: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (data / "easy_vqa" / "codes").iterdir()}
 
 
-def records(data: Path, split: str, *, codes: bool):
+def records(data: Path, split: str, *, codes: str | None):
     source = open_records(data, "easy_vqa", split, codes=codes)
     return source.read(range(len(source)))
 
@@ -87,12 +87,12 @@ def test_every_record_has_the_codes_of_its_picture(data, area, grid):
     options = dataclasses.replace(OPTIONS, area=area)
     assert write(data, options=options)["pictures"] == sum(len(open_records(data, "easy_vqa", split)) for split in SPLITS)
     for split in SPLITS:
-        plain = records(data, split, codes=False)
-        for record, with_codes in zip(plain, records(data, split, codes=True), strict=True):
+        plain = records(data, split, codes=None)
+        for record, with_codes in zip(plain, records(data, split, codes=area), strict=True):
             assert record.codes is None and dataclasses.replace(with_codes, codes=None) == record
             picture = stage.area_of(decode_picture(record), options)
             assert with_codes.codes.tolist() == encode(picture[None]).ravel().tolist() and len(with_codes.codes) == grid**2
-    assert verify(data / "easy_vqa" / "codes") == []
+    assert verify(data / "easy_vqa" / CODES_FOLDERS[area]) == []
 
 
 def test_the_centre_is_cut_from_the_resized_picture():
@@ -122,7 +122,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes_and_encodes_no_finished_sh
     finished = {name: data for name, data in files(data).items() if name.startswith("codes-")}
     assert 0 < len(finished) < len(SPLITS) and "manifest.json" not in files(data)
     with pytest.raises(DataError, match="found no finished image codes"):
-        open_records(data, "easy_vqa", "train", codes=True)
+        open_records(data, "easy_vqa", "train", codes="central")
     said: list[str] = []
     again = write(data, progress=said.append)["pictures"]
     left = [split for split in SPLITS if not any(f"-{split}." in name for name in finished)]
@@ -158,7 +158,10 @@ def test_codes_in_a_store_are_those_of_a_disk(data, tmp_path, monkeypatch):
         stage.write_codes(there, "easy_vqa", encode, OPTIONS, batch=7, progress=lambda _: None)
         assert {name: store.get(f"{there}/easy_vqa/codes/{name}") for name in store.names(f"{there}/easy_vqa/codes")} == files(data)
         assert {name: store.generation(f"{there}/easy_vqa/codes/{name}") for name in finished} == before
-        found, expected = open_records(there, "easy_vqa", "train", codes=True).read(range(3)), records(data, "train", codes=True)[:3]
+        found, expected = (
+            open_records(there, "easy_vqa", "train", codes="central").read(range(3)),
+            records(data, "train", codes="central")[:3],
+        )
         assert [one.codes.tolist() for one in found] == [one.codes.tolist() for one in expected]
         with pytest.raises(DataError, match="vqgan: some digest there, another now"):
             stage.write_codes(there, "easy_vqa", encode, dataclasses.replace(OPTIONS, vqgan="another"), batch=7)
@@ -181,9 +184,9 @@ def test_hosts_share_the_shards_and_the_first_writes_the_manifest(data, tmp_path
 def test_a_picture_that_does_not_decode_has_no_codes_and_is_told(data):
     spoil(data, "validation", 1)
     write(data)
-    read = records(data, "train", codes=True)
+    read = records(data, "train", codes="central")
     assert all(record.codes is not None for record in read)
-    source = open_records(data, "easy_vqa", "validation", codes=True)
+    source = open_records(data, "easy_vqa", "validation", codes="central")
     assert source[1].codes is None and source[0].codes is not None
     (line,) = (json.loads(text) for text in files(data)["without_codes_0.jsonl"].decode().splitlines())
     assert line["split"] == "validation" and line["field"] == "image" and "do not decode" in line["found"]
@@ -227,15 +230,15 @@ def test_what_cannot_be_is_one_sentence(data, prepared):
     text = manifest.read_text()
     manifest.write_text(text.replace("easy_vqa-train", "easy_vqa-other"))
     with pytest.raises(DataError, match="found codes of other shards"):
-        open_records(data, "easy_vqa", "train", codes=True)
+        open_records(data, "easy_vqa", "train", codes="central")
     manifest.write_text(text)
     shard = next((data / "easy_vqa" / "codes").glob("codes-*train*"))
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(DataError, match="bytes as its manifest says"):
-        open_records(data, "easy_vqa", "train", codes=True)
+        open_records(data, "easy_vqa", "train", codes="central")
 
 
 def test_a_code_outside_the_codebook_is_a_content_error(data):
     write(data, lambda images: encode(images) + 40)
     with pytest.raises(ValueError, match="field codes: found codes from"):
-        records(data, "validation", codes=True)
+        records(data, "validation", codes="central")

@@ -127,7 +127,7 @@ def test_scenes_without_codes_are_the_same_scenes_and_wait_for_a_vqgan(prepared:
     bare, coded = open_records(tmp_path, "scenes", "validation")[3], open_records(prepared, "scenes", "validation")[3]
     assert bare.codes is None and dataclasses.replace(coded, codes=None) == bare
     with pytest.raises(DataError, match=r"found no finished image codes .*launch/prepare.py codes"):
-        open_records(tmp_path, "scenes", "train", codes=True)
+        open_records(tmp_path, "scenes", "train", codes="central")
     assert quickstart.prepare(tmp_path, options=options, progress=lambda _: None)["scenes"] == 0
 
 

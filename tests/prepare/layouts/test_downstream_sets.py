@@ -221,7 +221,7 @@ def test_codes_of_whole_pictures_beside_captions(tmp_path: Path) -> None:
         return images[:, ::8, ::8, 0].astype(np.int32) * 32
 
     write_codes(tmp_path / "data", "coco_karpathy", encode, options, batch=2, progress=lambda _: None)
-    records = open_records(tmp_path / "data", "coco_karpathy", "train", codes=True)
+    records = open_records(tmp_path / "data", "coco_karpathy", "train", codes="whole")
     for record in (records[0], records[1]):
         assert record.captions and record.codes.shape == (1024,) and record.codes.max() < 8192
 
