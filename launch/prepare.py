@@ -11,6 +11,7 @@ python launch/prepare.py build NAME --source=DIR [--data_dir=data/pretrain] [--a
 python launch/prepare.py pictures --dataset=NAME --split=NAME                   pictures of an evaluation set, for --against
 python launch/prepare.py classes --config=FILE                                  length classes that fit the prepared data
 python launch/prepare.py frequencies --dataset=NAME [--split=train]             words of its captions, for CIDEr as a reward
+python launch/prepare.py answers --dataset=NAME [--split=train] [--most=N]      its different answers, one a line: a closed set
 python launch/prepare.py verify     [--data_dir=data/quickstart]                compares every shard with its manifest
 """
 
@@ -28,7 +29,7 @@ from ofa_jax.data.storage import as_path, exists, is_remote, local_copy
 from ofa_jax.data.storing import names_in, written_whole
 from ofa_jax.monitor.exits import reason_of, tell_end
 from ofa_jax.parallel.huge_pages import start_with_huge_pages
-from ofa_jax.prepare import build_flags, fixtures, frequencies, manifest, quickstart
+from ofa_jax.prepare import answers, build_flags, fixtures, frequencies, manifest, quickstart
 
 
 def main(argv: list[str]) -> int:
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     codes.add_argument("--rebuild", action="store_true", help="replace codes that are there")
     build_flags.add_commands(commands)
     frequencies.add_command(commands)
+    answers.add_command(commands)
     verify = commands.add_parser("verify")
     verify.add_argument("--data_dir", type=as_path, default=as_path("data/quickstart"))
     args = parser.parse_args(argv)
@@ -90,6 +92,7 @@ _RUN = {
     "pictures": build_flags.run_pictures,
     "classes": build_flags.run_classes,
     "frequencies": frequencies.run,
+    "answers": answers.run,
 }
 
 

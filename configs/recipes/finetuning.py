@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.load import split_arg
 from ofa_jax.config.schema import (
     BlockConfig,
     CheckpointConfig,
@@ -97,16 +98,10 @@ def sized(arg: str, *, size: str = "large", **others: str) -> tuple[dict[str, st
 
     Raises ConfigError for a size that there is not.
     """
-    chosen, rest = {"size": size, **others}, []
-    for word in filter(None, arg.split(",")):
-        name, equals, value = word.partition("=")
-        if equals and name in chosen:
-            chosen[name] = value
-        else:
-            rest.append(word)
+    chosen, rest = split_arg(arg, size=size, **others)
     if chosen["size"] not in SIZES:
         raise ConfigError(f"config argument {arg!r}: size: found {chosen['size']}, expected one of {', '.join(SIZES)}")
-    return chosen, ",".join(rest)
+    return chosen, rest
 
 
 __all__ = ["DIR", "LIKE_BASE", "finetuning", "pairs", "sized", "texts", "updates"]

@@ -147,6 +147,18 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     return values
 
 
+def split_arg(arg: str, **defaults: str) -> tuple[dict[str, str], str]:
+    """Returns `defaults` with the values that `arg` gives (`size=base,debug`), and the rest of `arg`, which is for others."""
+    chosen, rest = dict(defaults), []
+    for word in filter(None, (word.strip() for word in arg.split(","))):
+        name, equals, value = word.partition("=")
+        if equals and name in chosen:
+            chosen[name] = value
+        else:
+            rest.append(word)
+    return chosen, ",".join(rest)
+
+
 def _import_file(path: Path, *, flag: str = "--config") -> types.ModuleType:
     """Imports a config file by path: as `configs.x` where it lies in the repository's `configs`, else under a name of its own."""
     if not path.is_file():

@@ -11,6 +11,7 @@ from typing import Any
 
 from ofa_jax.prepare.layouts.base import Layout
 from ofa_jax.prepare.layouts.coco import Coco
+from ofa_jax.prepare.layouts.fashion_mnist import FashionMnist
 from ofa_jax.prepare.layouts.glue import Glue
 from ofa_jax.prepare.layouts.gqa import Gqa
 from ofa_jax.prepare.layouts.image_folders import ImageFolders
@@ -122,6 +123,10 @@ DOWNSTREAM: dict[str, PublicSet] = {
     "imagenet": PublicSet(
         ImageNet1k, "class_name", "https://image-net.org/challenges/LSVRC/2012/", "non-commercial research, by its terms of access",
         build=_AS_PUBLISHED | _LARGE, notes=("words of the classes as synset_words.txt has them; two classes are both crane there",),
+    ),
+    "fashion_mnist": PublicSet(
+        FashionMnist, "class_name", "https://github.com/zalandoresearch/fashion-mnist", "MIT", build=_AS_PUBLISHED,
+        notes=("validation is the last 5,000 of the makers' train", "words of the classes in lower case"),
     ),
     "coco_karpathy": PublicSet(
         Coco, "short_caption", _COCO, _CC_BY, {"karpathy": "dataset_coco.json", "splits": ("train", "validation=val", "test")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def write_gigaword(folder: Path, *, lines: int = 5) -> None:
         for kind, words in (("src", "the long article {} , of unk #.# words ."), ("tgt", "headline {}")):
             text = "".join(words.format(f"{split} {number}") + "\n" for number in range(1, count + 1))
             (folder / f"{split}.{kind}.txt").write_text(text, encoding="utf-8")
+
+
+def write_fashion_mnist(folder: Path) -> None:
+    """Seven training pictures of 28 px and three of the test, all of one grey value a picture; labels go round."""
+    folder.mkdir()
+    for name, count in (("train", 7), ("t10k", 3)):
+        pictures = np.repeat(np.arange(count, dtype=np.uint8) * 30, 28 * 28)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, shape, values in (("images-idx3", (count, 28, 28), pictures), ("labels-idx1", (count,), labels)):
+            head = bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
+            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
 
 
 def write_imagenet(folder: Path, *, form: str) -> None:

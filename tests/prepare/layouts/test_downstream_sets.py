@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import pickle
@@ -13,11 +14,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ofa_jax.data.records import Box, Caption, LabelledText, Question, Region, load_json, open_records
+from ofa_jax.data.transforms.image import decode_image
 from ofa_jax.prepare.codes import CodeOptions, write_codes
 from ofa_jax.prepare.sets import DOWNSTREAM, LAYOUTS, SETS
 from tests.prepare.layouts.annotated_fixtures import write_coco, write_pickle, write_refcoco, write_vqa_v2
 from tests.prepare.layouts.fixtures.streamed import encoded, jpeg, write_tsv
-from tests.prepare.layouts.labelled_fixtures import write_gigaword, write_glue, write_imagenet, write_snli_ve
+from tests.prepare.layouts.labelled_fixtures import write_fashion_mnist, write_gigaword, write_glue, write_imagenet, write_snli_ve
 
 ROOT = Path(__file__).parents[3]
 
@@ -208,6 +210,42 @@ def test_splits_of_coco_refcoco_and_vqa(tmp_path: Path) -> None:
     made = build("vqa_v2_splits", tmp_path / "vqa", tmp_path / "data")
     assert set(made) == {"train", "validation"}
     assert made["validation"][0].questions[0].answers == ("yes",) * 9 + ("no",)
+
+
+def test_fashion_mnist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    write_fashion_mnist(raw)
+    made = build("fashion_mnist", raw, tmp_path / "data", "--option=held_out=2")
+    assert {split: [one.record_id for one in records] for split, records in made.items()} == {
+        "train": [f"train/0000{place}" for place in range(5)],
+        "validation": ["train/00005", "train/00006"],
+        "test": ["t10k/00000", "t10k/00001", "t10k/00002"],
+    }
+    [sandal, shirt] = made["validation"]
+    assert (sandal.captions, shirt.captions) == ((Caption("sandal"),), (Caption("shirt"),))
+    assert (decode_image(shirt.image) == np.full((28, 28, 3), 180)).all()
+
+    assert command()(["answers", "--dataset=fashion_mnist", f"--data_dir={tmp_path / 'data'}", "--most=4"]) == 0
+    assert (tmp_path / "data" / "fashion_mnist" / "answers.txt").read_text() == "coat\ndress\npullover\nt-shirt/top\n"
+    assert "4 of 5 different answers, 80.0% of all 5" in capsys.readouterr().out
+
+    images, labels = (raw / f"t10k-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    whole = gzip.decompress(images.read_bytes())
+    broken = [
+        (images, gzip.compress(whole[:-1]), "found 2,351 values, expected 3 x 28 x 28"),
+        (images, images.read_bytes()[:40], "expected a whole gzip file"),
+        (images, labels.read_bytes(), "found bytes beginning with 00 00 08 01, expected 00 00 08 03"),
+        (labels, gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 1, 3))), "found 3 pictures and 1 labels"),
+    ]
+    for path, content, found in broken:
+        kept = path.read_bytes()
+        path.write_bytes(content)
+        assert command()(["build", "fashion_mnist", f"--source={raw}", f"--data_dir={tmp_path / 'again'}", "--option=held_out=2"]) == 1
+        assert found in capsys.readouterr().err
+        path.write_bytes(kept)
+    labels.write_bytes(gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 3, 3, 10, 0))))
+    assert len(build("fashion_mnist", raw, tmp_path / "ten", "--option=held_out=2")["test"]) == 2
+    assert '"found": "10", "expected": "0 to 9"' in (tmp_path / "ten" / "fashion_mnist" / "rejects.jsonl").read_text()
 
 
 def test_codes_of_whole_pictures_beside_captions(tmp_path: Path) -> None:
