@@ -460,6 +460,11 @@ def _eval(config: RunConfig) -> Iterator[str]:
             yield f"{path}.task: found {row.task}, expected a task of the table; {nearest(row.task, TASK_NAMES)}"
         yield from at_least(f"{path}.limit", row.limit, 0)
         yield from _codes_fit(config, path, row.task, image_px=plan.image_px, target_path="eval.target_len", target_len=plan.target_len)
+    judges = plan.pictures
+    if bool(judges.images) != bool(judges.texts):
+        yield f"eval.pictures: found images={judges.images!r} and texts={judges.texts!r}, expected both networks, or none"
+    if judges.real and not judges.features:
+        yield f"eval.pictures.real: found {judges.real} without eval.pictures.features, expected the network whose statistics they are"
     if any(row.task in BOX_TASKS for row in plan.sets) and plan.image_px > config.vocab.canvas_px:
         limit = f"vocab.canvas_px={config.vocab.canvas_px}"
         yield f"eval.image_px: found {plan.image_px}, expected at most {limit}, beyond which boxes have no bins"

@@ -398,6 +398,21 @@ class EvalSetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PictureJudgesConfig:
+    """By what pictures are judged that a model makes of texts (`eval/painting`); nothing named: by their codes alone.
+
+    Networks are FILE.py:function of pictures uint8 [n, h, w, 3], or of texts (`eval/networks`).
+    """
+
+    captioner: str = ""  # a run of ours, which captions them: CIDEr against the captions of their records
+    features: str = ""  # network of FID
+    real: str = ""  # of FID: statistics of real pictures (.npz of mu and sigma); empty: those of the set's own pictures
+    probabilities: str = ""  # network of the Inception score
+    images: str = ""  # networks of CLIP's score, which belong together
+    texts: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     sets: tuple[EvalSetConfig, ...] = ()
     batch_rows: int = 64
@@ -410,6 +425,7 @@ class EvalConfig:
     decode: tuple[str, ...] = ()
     every_steps: int = 0  # evaluation during training, of all sets; 0: none
     loss_every_steps: int = 0  # loss of every task on held-out records (the splits named validation) during training; 0: none
+    pictures: PictureJudgesConfig = PictureJudgesConfig()
 
 
 @dataclasses.dataclass(frozen=True)

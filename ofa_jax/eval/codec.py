@@ -71,14 +71,14 @@ class VqganCodec:
         return self._codec.decode(codes)
 
 
-def load_codec(data_dir: str | os.PathLike[str]) -> PictureCodec | None:
+def load_codec(data_dir: str | os.PathLike[str], *, rows: int = 1) -> PictureCodec | None:
     """Returns what `data_dir`, a local folder or an address, holds: the VQGAN that its codes are of (vqgan.npz), else a patch codebook
-    (codebook.npz), else None.
+    (codebook.npz), else None. rows: pictures that a VQGAN makes at once.
 
     Raises DataError where a file is not of its form.
     """
     if exists(vqgan := as_path(data_dir) / CODEC_FILE):
-        return VqganCodec(local_copy(vqgan))
+        return VqganCodec(local_copy(vqgan), rows=rows)
     path = as_path(data_dir) / PATCHES_FILE
     if not exists(path):
         return None
@@ -96,10 +96,15 @@ def picture_of(codes: np.ndarray, codec: PictureCodec) -> np.ndarray:
 
     Raises DataError for a code that the codec does not have.
     """
-    side = round(len(codes) ** 0.5)
-    grid = np.asarray(codes).reshape(side, side)
-    if grid.max() >= codec.num_codes:
-        raise DataError(f"image codes: found code {grid.max()}, expected 0 to {codec.num_codes - 1}, those that data.dir can draw")
-    square = codec.decode(np.maximum(grid, 0)[None])[0]
-    missing = (grid < 0).repeat(codec.stride, 0).repeat(codec.stride, 1)
-    return np.where(missing[..., None], np.uint8(_GREY), square)
+    return pictures_of(np.asarray(codes)[None], codec)[0]
+
+
+def pictures_of(codes: np.ndarray, codec: PictureCodec) -> np.ndarray:
+    """Returns the pictures, uint8 [n, px, px, 3], of as many square grids of codes int [n, grid * grid]; otherwise as `picture_of`."""
+    side = round(codes.shape[1] ** 0.5)
+    grids = codes.reshape(-1, side, side)
+    if grids.max() >= codec.num_codes:
+        raise DataError(f"image codes: found code {grids.max()}, expected 0 to {codec.num_codes - 1}, those that data.dir can draw")
+    squares = codec.decode(np.maximum(grids, 0))
+    missing = (grids < 0).repeat(codec.stride, 1).repeat(codec.stride, 2)
+    return np.where(missing[..., None], np.uint8(_GREY), squares)

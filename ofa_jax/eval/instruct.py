@@ -30,10 +30,11 @@ from ofa_jax.data.records import Box
 from ofa_jax.data.transforms.image import decode_image, resize_image
 from ofa_jax.decode.candidates import Candidates, candidates
 from ofa_jax.decode.constraints import Constraint, IdRange, Members
+from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import BOX_IDS
 from ofa_jax.eval.parse import read_box, read_objects, to_picture, until_eos
 from ofa_jax.eval.programs import Batch, Programs, Search, prompt_lens
-from ofa_jax.eval.rank import NamedScorer
+from ofa_jax.eval.rank import NamedScorer, shown_codes
 from ofa_jax.models import ofa
 from ofa_jax.parallel.mesh import on_first_device
 from ofa_jax.vocab.layout import bin_id, code_id, code_of
@@ -419,7 +420,10 @@ class Instructor:
     def _ranked(self, ready: _Ready, predictions: list[Prediction], scorer: NamedScorer | None) -> list[Prediction]:
         if scorer is None:
             return predictions
-        order, scores = scorer.order(self.tokenizer.decode(ready.ids), ready.pixels, [one.value for one in predictions])
+        values = [one.value for one in predictions]
+        if predictions[0].output == "codes":
+            values = shown_codes(values, load_codec(self.config.data.dir))
+        order, scores = scorer.order(self.tokenizer.decode(ready.ids), ready.pixels, values)
         return [dataclasses.replace(predictions[j], rank_score=scores[j]) for j in order]
 
     def _read(self, ready: _Ready, ids: np.ndarray, score: float, output: Output) -> Prediction:

@@ -101,8 +101,8 @@ def find_checkpoints(paths: Sequence[str | Path], *, all_steps: bool = False, ea
 
 
 def points(checkpoints: Sequence[Checkpoint], settings: Sequence[DecodeSetting], sets: Sequence[EvalSetConfig]) -> tuple[Point, ...]:
-    """Returns every point, set by set. Teacher-forced sets have one a checkpoint, since no setting changes them; a setting skips
-    tasks it does not name, and boxes, objects and codes where it has a closed set.
+    """Returns every point, set by set. Teacher-forced sets have one a checkpoint, since no setting changes them, but for codes, which
+    settings that name their task generate too; a setting skips tasks it does not name, and what is no text where it has a closed set.
 
     Raises ConfigError for a setting that fits no set.
     """
@@ -110,7 +110,8 @@ def points(checkpoints: Sequence[Checkpoint], settings: Sequence[DecodeSetting],
     for eval_set in sets:
         task = task_of(eval_set)
         fitting = [s for s in settings if (not s.tasks or task.name in s.tasks) and (not s.answers or task.output == "text")]
-        fitting = [FORCED] if task.scoring == "teacher_forced" else fitting
+        if task.scoring == "teacher_forced":  # codes are generated too, by settings that name their task
+            fitting = [s for s in settings if task.output == "codes" and task.name in s.tasks] or [FORCED]
         found += [Point(c, eval_set, s) for c in checkpoints for s in fitting]
     for setting in settings:
         if found and not any(point.setting == setting for point in found):

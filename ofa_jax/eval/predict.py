@@ -113,11 +113,14 @@ class Predictor:
         """Greedy output ids, int32 [T] an example, to be read up to EOS; T is the block's target length, or four of a box."""
         return self.decode(examples).ids
 
-    def generate(self, examples: Examples) -> list[np.ndarray]:
-        """Image codes decoded greedily without seeing any true code, int32 [codes] an example, as ids; every id is a code."""
+    def generate(self, examples: Examples, setting: DecodeSetting = GREEDY) -> Decoded:
+        """Image codes decoded without seeing any true code, int32 [codes] an example, as ids; every id is a code, and there are as many as
+        the model's grid has, whatever lengths the setting has."""
         num_codes = len(examples.examples[0].sequence.target_ids)
-        how = Search.of(GREEDY, max_len=num_codes, min_len=num_codes, codes=True)
-        return self._search(examples, how, IdRange(self._vocab.first_code_id, self._vocab.first_bin_id)).ids
+        how = Search.of(setting, max_len=num_codes, min_len=num_codes, codes=True)
+        found = self._search(examples, how, IdRange(self._vocab.first_code_id, self._vocab.first_bin_id), seed=setting.seed)
+        others = [[ids[:num_codes] for ids in row] for row in found.others]
+        return dataclasses.replace(found, ids=[ids[:num_codes] for ids in found.ids], others=others)
 
     def forced(self, examples: Examples) -> list[np.ndarray]:
         """The likeliest id at every target position given the true ids before it, int32 [target length] an example, EOS left out."""

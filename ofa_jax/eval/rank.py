@@ -5,8 +5,8 @@
         return [len(text) for text in predictions]
 
 One call an example: `picture` is the network input, uint8 [px, px, 3], and `predictions` are what predictions.jsonl would hold: texts,
-boxes [x0, y0, x1, y1] (None where malformed), lists of {"label", "box"}, or lists of codes. The greatest score wins; of equal ones the
-likelier hypothesis.
+boxes [x0, y0, x1, y1] (None where malformed), or lists of {"label", "box"}; of codes they are the pictures that these draw, uint8
+[px, px, 3]. The greatest score wins; of equal ones the likelier hypothesis.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ofa_jax.config.errors import ConfigError
+from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.load import read_function
 from ofa_jax.config.schema import VocabConfig
+from ofa_jax.eval.codec import PictureCodec, pictures_of
 from ofa_jax.eval.collect import Examples
 from ofa_jax.eval.predict import Decoded
 from ofa_jax.eval.scoring import json_ready, read_prediction
@@ -61,13 +62,33 @@ class NamedScorer:
         return np.argsort(-scores, kind="stable").tolist(), scores.tolist()
 
 
-def ranked(examples: Examples, found: Decoded, scorer: NamedScorer, *, vocab: VocabConfig, tokenizer: Tokenizer) -> Decoded:
-    """Returns what was decoded with every example's hypotheses in the scorer's order, and its score of the best as `rank_scores`."""
+def shown_codes(codes: Sequence[Sequence[int]], codec: PictureCodec | None) -> list[np.ndarray]:
+    """Returns the picture of each list of codes. Raises DataError without a codec."""
+    if codec is None:
+        raise DataError("scorer: found nothing that draws codes in data.dir (vqgan.npz or codebook.npz), expected it: it is shown pictures")
+    return list(pictures_of(np.asarray(codes), codec))
+
+
+def ranked(
+    examples: Examples,
+    found: Decoded,
+    scorer: NamedScorer,
+    *,
+    vocab: VocabConfig,
+    tokenizer: Tokenizer,
+    codec: PictureCodec | None = None,
+) -> Decoded:
+    """Returns what was decoded with every example's hypotheses in the scorer's order, and its score of the best as `rank_scores`.
+
+    codec: what draws codes. Raises DataError where there are codes and no codec, and as `NamedScorer.order`.
+    """
     ids, others = list(found.ids), list(found.others)
     scores, other_scores, best = found.scores.copy(), list(found.other_scores), np.zeros(len(ids))
     for i, example in enumerate(examples.examples):
         written = [ids[i], *others[i]]
         predictions = [json_ready(read_prediction(examples, example, row, vocab=vocab, tokenizer=tokenizer)[0]) for row in written]
+        if examples.task.output == "codes":
+            predictions = shown_codes(predictions, codec)
         picture = examples.images[example.picture] if len(examples.images) else None
         order, given = scorer.order(tokenizer.decode(example.sequence.source_ids), picture, predictions)
         likely = [float(scores[i]), *other_scores[i]]

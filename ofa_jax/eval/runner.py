@@ -25,6 +25,7 @@ from ofa_jax.data.records import RecordSource
 from ofa_jax.eval.baselines import TrainingData, predict_baseline
 from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples, collect
+from ofa_jax.eval.painting import PictureJudge, generate
 from ofa_jax.eval.predict import ClosedSet, Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
 from ofa_jax.eval.shares import gather_shares, own_share
@@ -35,6 +36,7 @@ from ofa_jax.vocab.tokenizer import Tokenizer
 RESULTS_FILE, PREDICTIONS_FILE, PICTURES_DIR = "eval.json", "predictions.jsonl", "eval_pictures"
 
 GENERATED = "generated_code_accuracy"
+_PICTURES_AT_ONCE = 32  # that a VQGAN makes of codes
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class Judge:
     ):
         self._config, self._tokenizer = config, tokenizer
         self._training = TrainingData(open_source, build_row)
-        self._codec = load_codec(config.data.dir)
+        self.codec = load_codec(config.data.dir, rows=_PICTURES_AT_ONCE)
+        self._pictures = PictureJudge(config, open_source=open_source, codec=self.codec)
         self._baselines: dict[tuple[str, bool], tuple[str, Sequence[Any]]] = {}
 
     def __call__(
@@ -91,6 +94,8 @@ class Judge:
             results |= score_set(examples, free, baseline_name=name, baseline=baseline, num_samples=samples, metrics=[GENERATED])[0]
             for line, codes in zip(lines, free.predictions, strict=True):
                 line["generated"] = codes
+            if examples.task.name == "image_generation":
+                results |= self._pictures(examples, free.predictions)
         return results, lines
 
     def _read(self, examples: Examples, ids: Sequence[np.ndarray]) -> Outputs:
@@ -100,7 +105,7 @@ class Judge:
         key = examples.eval_set.name, generated
         if key not in self._baselines:
             more = {"generated": True} if generated else {}
-            self._baselines[key] = predict_baseline(examples, self._training, codec=self._codec, **more)
+            self._baselines[key] = predict_baseline(examples, self._training, codec=self.codec, **more)
         return self._baselines[key]
 
 
@@ -138,10 +143,13 @@ def evaluate(
         mine = own_share(examples)
         decoded_here = decode_set(predictor, mine, (ways or {}).get(eval_set.name)) if mine.examples else []
         ids, _ = gather_shares(decoded_here, {}, total=len(examples.examples))
+        generated = None
+        if examples.task.output == "codes":
+            # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
+            way = (ways or {}).get(eval_set.name, (None, None))[0]
+            generated = generate(predictor, examples, way, config=config, codec=judge.codec, tokenizer=tokenizer)
         if not hosts.is_first():
             continue
-        # Teacher forcing shows the code before, and repeating it already looks like a picture: what is drawn is generated.
-        generated = predictor.generate(examples) if examples.task.output == "codes" else None
         decoded = time.perf_counter()
         results[eval_set.name], new = judge(examples, ids, generated=generated)
         if with_pictures:

@@ -25,6 +25,7 @@ from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
 from ofa_jax.eval import leaderboard
 from ofa_jax.eval.collect import Examples, collect
 from ofa_jax.eval.gallery import GALLERY_FILE, Gallery
+from ofa_jax.eval.painting import generate
 from ofa_jax.eval.points import (
     POINTS_DIR,
     Checkpoint,
@@ -99,7 +100,12 @@ def run_sweep(
             predictor = models.predictor(point.checkpoint)
             answers = closed.get((point.eval_set.name, point.setting.name))
             found = decode_on_all_hosts(world, predictor, examples, point.setting, answers)
-            generated = predictor.generate(examples) if examples.task.output == "codes" and hosts.is_first() else None
+            generated = None
+            if examples.task.output == "codes":
+                way = point.setting if point.setting.tasks else None
+                generated = generate(
+                    predictor, examples, way, config=world.config, codec=judge.codec, tokenizer=world.tokenizer
+                )  # fmt: skip
             if hosts.is_first():
                 results, lines = judge(examples, found.ids, generated=generated)
                 for line, score in zip(lines, found.scores, strict=True):
@@ -207,13 +213,13 @@ def decode_on_all_hosts(
         found = Decoded(predictor.forced(mine), np.full(len(mine.examples), np.nan))
     else:
         found = predictor.decode(mine, setting, closed)
-    if setting.scorer:
+    if setting.scorer and examples.task.scoring == "free":
         found = ranked(mine, found, NamedScorer.load(setting.scorer), vocab=world.config.vocab, tokenizer=world.tokenizer)
     if hosts.count() == 1:
         return found
     own = {"scores": found.scores, "ranks": found.scores if found.rank_scores is None else found.rank_scores}
     ids, numbers = gather_shares(found.ids, own, total=len(examples.examples))
-    return Decoded(ids, numbers["scores"], rank_scores=numbers["ranks"] if setting.scorer else None)
+    return Decoded(ids, numbers["scores"], rank_scores=None if found.rank_scores is None else numbers["ranks"])
 
 
 class _Models:

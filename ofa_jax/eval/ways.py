@@ -30,7 +30,8 @@ def settings_of(config: RunConfig) -> tuple[DecodeSetting, ...]:
 def ways_of(world: World, sets: Sequence[EvalSetConfig]) -> Mapping[str, Way]:
     """Returns by set the first setting of `eval.decode` that is for its task, with its closed set; greedy where none is.
 
-    Teacher-forced tasks have none. Raises ConfigError for settings that cannot run, and as `closed_set`.
+    Teacher-forced texts have none; codes, which are generated beside, only one that names their task. Raises ConfigError for settings that
+    cannot run, and as `closed_set`.
     """
     settings = settings_of(world.config)
     ways: dict[str, Way] = {}
@@ -38,7 +39,10 @@ def ways_of(world: World, sets: Sequence[EvalSetConfig]) -> Mapping[str, Way]:
         task = task_of(eval_set)
         fitting = [s for s in settings if (not s.tasks or task.name in s.tasks) and (not s.answers or task.output == "text")]
         setting = fitting[0] if fitting else GREEDY
-        if task.scoring == "free":
+        if task.output == "codes":  # generated beside being teacher-forced, by what names the task
+            named = [s for s in settings if task.name in s.tasks]
+            ways |= {eval_set.name: (named[0], None)} if named else {}
+        elif task.scoring == "free":
             ways[eval_set.name] = setting, closed_set(world, eval_set, setting) if setting.answers else None
     return ways
 

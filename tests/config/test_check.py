@@ -118,6 +118,8 @@ BROKEN = {
     "eval.image_px=60": "eval.image_px: found 60",
     "eval.image_px=128": "eval.image_px: found 128, expected at most vocab.canvas_px=64, beyond which boxes have no bins",
     "eval.target_len=64": "eval.target_len: found 64, expected at least 65",
+    "eval.pictures.images=clip.py:images": "eval.pictures: found images='clip.py:images' and texts='', expected both networks, or none",
+    "eval.pictures.real=gt_stat.npz": "eval.pictures.real: found gt_stat.npz without eval.pictures.features",
     "eval.sets.0.task=vga": "task: found vga, expected a task of the table; did you mean vqa?",
     "eval.sets.0.split=": "expected all three to be named",
     "eval.sets.0.limit=-1": "limit: found -1, expected at least 0",
