@@ -129,11 +129,15 @@ def _reward(config: RunConfig) -> Iterator[str]:
             yield f"loss.answers: found {config.loss.answers} with a reward, expected none: hypotheses are written freely"
         for block in config.data.blocks:
             path = f"data.blocks.{block.name}"
-            if {source.row for source in block.sources} != {"short_caption"}:
-                yield f"{path}: found rows {sorted({source.row for source in block.sources})} with a reward, expected short_caption alone"
+            rows = {source.row for source in block.sources}
+            if rows not in ({"short_caption"}, {"painting"}):
+                yield f"{path}: found rows {sorted(rows)} with a reward, expected short_caption alone, or painting"
+            if rows == {"painting"} and (reward.method != "sample" or reward.reward == "cider"):
+                found = f"reward.method={reward.method}, reward.reward={reward.reward}"
+                yield f"{path}: found {found} for paintings, expected method sample and FILE.py:function: a reward of pictures"
             if block.pairs_per_image < 2:
                 yield f"{path}.pairs_per_image: found {block.pairs_per_image}, expected 2 or more hypotheses of a row, to be compared"
-            if block.target_len <= reward.max_len:
+            if rows != {"painting"} and block.target_len <= reward.max_len:
                 yield f"{path}.target_len: found {block.target_len}, expected more than reward.max_len={reward.max_len}, for EOS"
 
 
@@ -277,7 +281,8 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     yield from _sources(config, block)
     if block.rand_augment and block.augment != "random_resize_crop":
         yield f"{path}.rand_augment: found true with augment={block.augment}, expected random_resize_crop, behind which OFA applies it"
-    if block.stream != "pairs" and block.pairs_per_image != 1:
+    drawn = config.reward and {source.row for source in block.sources} == {"painting"}  # several pictures of a caption
+    if block.stream != "pairs" and block.pairs_per_image != 1 and not drawn:
         yield f"{path}.pairs_per_image: found {block.pairs_per_image}, expected 1, because a row of stream {block.stream} is one sequence"
     if block.stream == "text":
         for name in ("image_px", "num_patches"):

@@ -432,10 +432,12 @@ class EvalConfig:
 class RewardConfig:
     """Self-critical training (`train/reward`): as many hypotheses a row as its block's `pairs_per_image`."""
 
-    reward: str = "cider"  # or FILE.py:function of (instruction, picture, texts, references), which gives one number a text
+    # Or FILE.py:function of (instruction, picture, texts, references), which gives one number a text. Of paintings it is one of
+    # (instruction, None, pictures, captions), the pictures uint8 [n, px, px, 3], which gives one number a picture.
+    reward: str = "cider"
     frequencies: str = ""  # of cider: the file of document frequencies that `launch/prepare.py frequencies` writes
     method: Literal["beam", "sample"] = "beam"
-    max_len: int = 16  # tokens before EOS
+    max_len: int = 16  # tokens before EOS; of paintings all codes of the model's grid, whatever this says
     no_repeat_ngram: int = 3
     top_k: int = 0  # of sample
 

@@ -89,7 +89,8 @@ class RowBuilder:
         """One row of `block` from a record of `source`: a picture of `block.image_px` (none in a text block) and
         `pairs_per_image` * len(ROWS[source.row]) sequences, pair by pair and task by task.
 
-        Items are drawn without replacement while they last, then again from the start. Image infilling is always resized and never
+        Items are drawn without replacement while they last, then again from the start; but all sequences of a painting's row are of one
+        caption, of which a reward has several pictures drawn. Image infilling is always resized and never
         augmented, because its codes belong to the picture as it is stored; only captions and questions are changed by RandAugment, which
         moves pixels without their boxes. Raises RecordError for content that cannot be used, ConfigError when block, row kind and records
         do not go together.
@@ -107,7 +108,7 @@ class RowBuilder:
         sequences = []
         hole = False
         for pair in range(pairs):
-            item = chosen[pair % len(chosen)]
+            item = chosen[0 if source.row == "painting" else pair % len(chosen)]
             for place, task in enumerate(tasks):
                 source_len, target_len = block.lens_of(place)
                 example = task.build(item, draw, self._context(source.dataset, source_len, target_len))

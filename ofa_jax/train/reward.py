@@ -1,10 +1,10 @@
 """Self-critical training: a model learns from what it writes itself, by how much better that is than what else it wrote.
 
-For every row the model, in evaluation mode, writes n hypotheses (a beam search's, or draws). Each is rewarded, its baseline is the mean
-reward of the row's others (leave-one-out), and the loss is the sum over its tokens, EOS too, of -log p(token) * (reward - baseline), over
-the number of tokens of the batch (official `scst_reward_criterion`; Rennie et al., arXiv 1612.00563). That is the cross-entropy of a
-sequence that weighs as much as its advantage: the hypotheses take the places of the row's n sequences, and the step is that of every run,
-with the config's dropout and batch norm.
+For every row the model, in evaluation mode, writes n hypotheses (a beam search's, or draws; of a painting's caption the codes of n
+pictures). Each is rewarded, its baseline is the mean reward of the row's others (leave-one-out), and the loss is the sum over its tokens,
+EOS too, of -log p(token) * (reward - baseline), over the number of tokens of the batch (official `scst_reward_criterion`; Rennie et al.,
+arXiv 1612.00563). That is the cross-entropy of a sequence that weighs as much as its advantage: the hypotheses take the places of the
+row's n sequences, and the step is that of every run, with the config's dropout and batch norm.
 
 Hypotheses are of the parameters that the update changes, so writing waits for the update before. On one device a batch is written in
 two halves: while the second is written, the first is rewarded on the host.
@@ -12,6 +12,7 @@ two halves: while the second is written, the first is rewarded on the host.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, RewardConfig, RowBlock, RunConfig
 from ofa_jax.data.batch import Batch, Block
 from ofa_jax.decode.beam import Hypotheses, beam_search
+from ofa_jax.decode.constraints import Constraint, IdRange
 from ofa_jax.decode.rules import DecodeConfig
 from ofa_jax.decode.sample import sample
 from ofa_jax.parallel.mesh import batch_sharding
@@ -70,6 +72,8 @@ class SelfCritical:
         whole = NamedSharding(mesh, PartitionSpec())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rewards")
 
+        search = functools.partial(_search, self._reward, config)
+
         def write(params: Any, stats: Any, block: Block, key: jax.Array, samples: int) -> jax.Array:
             params = jax.tree.map(lambda value: jax.lax.with_sharding_constraint(value, whole), params)
             model = nnx.merge(graphdef, params)
@@ -78,7 +82,7 @@ class SelfCritical:
                 features = model.embed_images(block.images, block.hole_mask, stats=stats, train=False, key=None)[0]
             source = block.source_ids[::samples]  # those of a row are the same
             encoded = model.encode(source, features=features, image_mask=block.image_mask, key=None)
-            return _search(self._reward, samples)(model, encoded, key).sequences
+            return search(model, encoded, key, samples=samples, codes=block.images is None).sequences
 
         self._write = jax.jit(write, static_argnums=4)
 
@@ -146,13 +150,18 @@ def _own_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
-def _search(reward: RewardConfig, samples: int) -> Callable[[Any, Any, jax.Array], Hypotheses]:
-    rules = DecodeConfig(beam=samples, max_len=reward.max_len, no_repeat_ngram=reward.no_repeat_ngram)
-
-    def search(model: Any, encoded: Any, key: jax.Array) -> Hypotheses:
-        if reward.method == "beam":
-            return beam_search(model, encoded, None, config=rules, code_rows="none")
-        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(encoded.states.shape[0]))
-        return sample(model, encoded, None, keys, config=rules, top_k=reward.top_k, code_rows="none")
-
-    return search
+def _search(reward: RewardConfig, config: RunConfig, model: Any, encoded: Any, key: jax.Array, *, samples: int, codes: bool) -> Hypotheses:
+    """`samples` hypotheses of each of Q encoded sources; with `codes` each is all codes of a picture and EOS."""
+    if codes:
+        num = config.model.code_grid**2
+        rules = DecodeConfig(beam=samples, max_len=num, fixed_length=True)
+        mask = jnp.ones(encoded.states.shape[0], bool)
+        only: Constraint = IdRange(config.vocab.first_code_id, config.vocab.first_bin_id)
+    else:
+        rules = DecodeConfig(beam=samples, max_len=reward.max_len, no_repeat_ngram=reward.no_repeat_ngram)
+        mask, only = None, Constraint()
+    given: dict[str, Any] = {"config": rules, "constraint": only, "code_rows": "all" if codes else "none"}
+    if reward.method == "beam":
+        return beam_search(model, encoded, mask, **given)
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(encoded.states.shape[0]))
+    return sample(model, encoded, mask, keys, top_k=reward.top_k, **given)

@@ -27,6 +27,7 @@ RECIPES = {
     "glue:data=sst2": 'is the sentiment of text " good " positive or negative?',
     "imagenet": "what does the image describe?",
     "image_generation": "what is the complete image? caption: a dog",
+    "image_generation_reward": "what is the complete image? caption: a dog",
     "laptop_easy_vqa": "what color is the shape?",
     "laptop_grounding": 'which region does the text " the dog " describe?',
     "laptop_caption": "what does the image describe?",
@@ -60,6 +61,10 @@ def trained(recipe: str, tmp_path: Path) -> tuple[str, list[str], Path]:
     config = f"--config={ROOT}/configs/finetune/{name}.py:debug{',' + arg if arg else ''},steps=4"
     workdir = tmp_path / "run"
     flags = [f"--config.workdir={workdir}", "--config.checkpoint.every_steps=2", "--config.eval.every_steps=2"]
+    if name == "image_generation_reward":
+        judge = tmp_path / "clip.py"
+        judge.write_text("def reward(instruction, picture, pictures, captions):\n    return [float(one.mean()) for one in pictures]\n")
+        flags.append(f"--config.reward.0.reward={judge}:reward")
     train = [sys.executable, str(ROOT / "launch" / "train.py"), config, *flags]
     said = run(train, tmp_path)
     assert "step 4/4" in said and said.count("evaluated:") == 2, said

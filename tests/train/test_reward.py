@@ -18,7 +18,8 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.load import read_config
 from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, BlockConfig, DataConfig, LossConfig, RewardConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import Batch, Block
-from ofa_jax.eval.rewards import CiderReward, FunctionReward
+from ofa_jax.eval.codec import PatchCodec
+from ofa_jax.eval.rewards import CiderReward, FunctionReward, PictureReward
 from ofa_jax.metrics.cider import cider
 from ofa_jax.metrics.document_frequencies import document_frequencies, ended
 from ofa_jax.parallel.mesh import make_mesh
@@ -120,6 +121,54 @@ def test_the_gradient_is_that_of_a_plain_reference(method: str) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-7)
         for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(reference), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-7 * max(np.abs(other).max(), 1e-3))
+
+
+def test_pictures_of_a_caption_are_drawn_and_judged(tmp_path: Path) -> None:
+    """A reward for the code 3: all codes and EOS of each drawing are targets, at their places in the picture, and its loss is the sum of
+    their -log p times the advantages."""
+    path = tmp_path / "judge.py"
+    path.write_text(
+        "def grey(instruction, picture, pictures, captions):\n"
+        "    assert picture is None and captions == ['a dog'] and instruction.endswith('caption: a dog')\n"
+        "    return [(one == 3).mean() for one in pictures]\n"
+    )
+    vocab = VocabConfig()
+    block = BlockConfig("paintings", "text", ROWS, 24, 17, (SourceConfig("d", "painting"),), pairs_per_image=SAMPLES)
+    model = dataclasses.replace(RUN.model, code_image_px=16, code_stride=4, code_filler_id=16)
+    reward = RewardConfig(reward=f"{path}:grey", method="sample", top_k=5)
+    config = dataclasses.replace(RUN, data=DataConfig(blocks=(block,)), model=model, reward=(reward,), vocab=vocab)
+    assert not [line for line in problems(config) if "reward" in line or "pairs_per_image" in line]
+    tokenizer, count = load_tokenizer(vocab), ROWS * SAMPLES
+    asked = [BOS_ID, *tokenizer.encode(" what is the complete image? caption: a dog"), EOS_ID]
+    source = np.tile(np.array(asked + [PAD_ID] * (24 - len(asked)), np.int32), (count, 1))
+    empty = np.full((count, 17), PAD_ID, np.int32)
+    given = Block(None, None, None, source, empty, empty, np.ones(count, np.float32), np.ones(count, bool), np.zeros(count, np.int32),
+                  np.arange(ROWS))  # fmt: skip
+    shades = PatchCodec(np.arange(8_192).astype(np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3))
+    judge = PictureReward(tokenizer, reward.reward, shades, first_code_id=vocab.first_code_id)
+    mesh = make_mesh(config.mesh, devices=jax.devices()[:1])
+    with jax.enable_x64(True):
+        objective, state = Pretraining(config), init_state(config, mesh)
+        critical = SelfCritical(config, mesh, objective.graphdef, judge)
+        batch = Batch(5, {"paintings": given}, ())
+        blocks, told = critical(state, batch, put_batch(batch, mesh))
+        critical.close()
+        drawn = np.asarray(blocks["paintings"].target_ids)
+        codes = drawn[:, :-1] - vocab.first_code_id
+        assert (drawn[:, -1] == EOS_ID).all() and codes.min() >= 0 and codes.max() < vocab.num_codes and len(np.unique(drawn, axis=0)) > 3
+        rewards = (codes % 256 == 3).mean(1).reshape(ROWS, SAMPLES)
+        assert told["reward/mean"] == pytest.approx(rewards.mean())
+        weights = advantages(rewards, np.ones_like(rewards, bool))
+        np.testing.assert_allclose(blocks["paintings"].confidence, weights.reshape(-1), rtol=1e-6)
+        model = nnx.merge(objective.graphdef, state.params)
+        mask = jnp.ones(count, bool)
+        before = jnp.asarray(np.concatenate([np.full((count, 1), BOS_ID), drawn[:, :-1]], 1))
+        encoded = model.encode(jnp.asarray(source), features=None, image_mask=None, key=None)
+        logits = jax.nn.log_softmax(model.logits(model.decode(encoded, before, mask, key=None, code_rows="all")))
+        chosen = jnp.take_along_axis(logits, jnp.asarray(drawn)[..., None], -1)[..., 0]
+        expected = -jnp.sum(chosen * weights.reshape(-1, 1)) / drawn.size
+        found = objective.loss(state.params, state.stats, blocks, jax.random.key(3), num_tasks=1)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_rewards_of_texts() -> None:
