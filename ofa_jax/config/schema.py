@@ -283,6 +283,7 @@ class DataConfig:
     max_epochs: float = 1_000.0  # a source whose records the run draws more often is warned of, at the start and when it happens; 0: none
     write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
     stage_steps: tuple[int, ...] = ()  # batches at which the second, third, ... stage of the mixture begins (`SourceConfig.later_weights`)
+    question_objects: int = 0  # a detector's labels behind each question of `answer` rows, evaluation's too; official: 30; 0: none
 
     @property
     def row_blocks(self) -> tuple[RowBlock, ...]:

@@ -31,6 +31,7 @@ from ofa_jax.data.records import (
     Record,
     RecordError,
     Region,
+    WeightedAnswer,
 )
 from ofa_jax.data.storage import as_path, list_files, open_file, read_bytes
 from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
@@ -304,11 +305,16 @@ def _annotated(raw: dict[str, Any]) -> Annotated:
         raw["image"],
         captions=tuple(Caption(c["text"], tuple(c["objects"])) for c in raw["captions"]),
         regions=tuple((text, tuple(box)) for text, box in raw["regions"]),
-        questions=tuple(Question(**{**q, "answers": tuple(q["answers"])}) for q in raw["questions"]),
+        questions=tuple(map(_question, raw["questions"])),
         objects=tuple((label, tuple(box)) for label, box in raw["objects"]),
         relative=raw["relative"],
         crop=raw["crop"],
     )
+
+
+def _question(raw: dict[str, Any]) -> Question:
+    targets = tuple(WeightedAnswer(*target) for target in raw["targets"])
+    return Question(**{**raw, "answers": tuple(raw["answers"]), "targets": targets, "objects": tuple(raw["objects"])})
 
 
 def required(layout: Layout, *patterns: str) -> list[str]:
