@@ -13,7 +13,7 @@ import io
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -185,6 +185,8 @@ def checked_record(layout: Layout, item: Annotated, image: bytes) -> Iterator[Fo
             )
         elif not 0 < question.confidence <= 1:
             yield error("confidence", f"questions[{number}].confidence", repr(question.confidence), "more than 0 and at most 1")
+        elif bad := [target for target in question.targets if not target.answer.strip() or not 0 < target.weight <= 1]:
+            yield error("confidence", f"questions[{number}].targets", repr(tuple(bad[0])), "a word, and a weight above 0 and at most 1")
         else:
             questions.append(question)
     regions, objects = [], []
@@ -258,6 +260,14 @@ def write_parts(folder: Path, split: str, items: Iterable[Annotated], *, per_par
             flush()
     if lines:
         flush()
+
+
+LEFT_OUT = "left_out.json"  # in the folder that `gather` fills: {split: {what: how many}}, which the manifest repeats
+
+
+def write_left_out(folder: Path, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Writes how many of what `gather` left out of each split, so that the manifest can say it."""
+    (folder / LEFT_OUT).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
 
 
 def part_inputs(gathered: Path) -> list[Input]:
