@@ -141,7 +141,7 @@ IMAGE_FEATURES: Fields = {
         "num_answers": "int",
         "num_targets": "int",
         "objects": "text",
-    },
+    },  # fmt: skip
     "answers": {"text": "text"},
     "targets": {"text": "text", "weight": "float"},
     "objects": {"label": "text", "box": "box"},
