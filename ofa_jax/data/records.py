@@ -133,20 +133,14 @@ IMAGE_FEATURES: Fields = {
     "captions": {"text": "text", "objects": "text"},
     "regions": {"text": "text", "box": "box"},
     "questions": {
-        "question": "text",
-        "answer": "text",
-        "confidence": "float",
-        "kind": "text",
-        "question_id": "id",
-        "num_answers": "int",
-        "num_targets": "int",
-        "objects": "text",
-    },  # fmt: skip
+        "question": "text", "answer": "text", "confidence": "float", "kind": "text", "question_id": "id", "num_answers": "int",
+        "num_targets": "int", "objects": "text",
+    },
     "answers": {"text": "text"},
     "targets": {"text": "text", "weight": "float"},
     "objects": {"label": "text", "box": "box"},
     "codes": "ints",
-}
+}  # fmt: skip
 TEXT_FEATURES: Fields = {"record_id": "text", "text": "text"}
 LABELLED_TEXT_FEATURES: Fields = {"record_id": "text", "text": "text", "text2": "text", "answer": "text"}
 FEATURES: dict[str, Fields] = {  # by the manifest's "record"
