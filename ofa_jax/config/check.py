@@ -281,6 +281,8 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     yield from _sources(config, block)
     if block.rand_augment and block.augment != "random_resize_crop":
         yield f"{path}.rand_augment: found true with augment={block.augment}, expected random_resize_crop, behind which OFA applies it"
+    if block.augment == "imagenet":
+        yield from _imagenet(config, block)
     drawn = config.reward and {source.row for source in block.sources} == {"painting"}  # several pictures of a caption
     if block.stream != "pairs" and block.pairs_per_image != 1 and not drawn:
         yield f"{path}.pairs_per_image: found {block.pairs_per_image}, expected 1, because a row of stream {block.stream} is one sequence"
@@ -293,6 +295,15 @@ def _block(config: RunConfig, block: BlockConfig, num_devices: int | None) -> It
     grid = block.image_px // max(1, model.resnet.stride)
     if not 0 <= block.num_patches <= grid**2:
         yield f"{path}.num_patches: found {block.num_patches}, expected 0 (all) or at most {grid**2}, the {grid}x{grid} grid of the picture"
+
+
+def _imagenet(config: RunConfig, block: BlockConfig) -> Iterator[str]:
+    """Pictures are mirrored, turned and partly erased: no box and no word for left or right stays true."""
+    found = f"data.blocks.{block.name}.augment: found imagenet"
+    if others := sorted({source.row for source in block.sources} - {"class_name"}):
+        yield f"{found} with rows {', '.join(others)}, expected class_name alone, whose words stay true of mirrored and turned pictures"
+    if config.model.pixel_scale != "imagenet":
+        yield f"{found} with model.pixel_scale={config.model.pixel_scale}, expected imagenet, of whose mean and deviation its noise is"
 
 
 def _prompts(config: RunConfig, block: BlockConfig) -> Iterator[str]:

@@ -8,7 +8,7 @@ What changes, so that what writes and reads the fixtures agrees with the configs
   `tokenizer.model` (a SentencePiece model of `FIXTURE_VOCAB.num_text` ids) and `codebook.npz` (`FIXTURE_VOCAB.num_codes` centres of
   4x4 px).
 - **Mixture.** Every block stays, with its stream, pairs per image and augmentation, at 8 rows of 64 px (8, so that 8 fake devices can
-  share them); its lines are replaced by one fixture line for each row kind that it had.
+  share them); its lines are replaced by one fixture line for each row kind that it had. Questions have no objects.
 - **Model.** Width 64, at most two layers of each stack in the config's proportion, one narrow block for each ResNet stage; stride,
   regularisation, normalisation and implementation choices stay, because they are what a debug run is meant to exercise.
 - **Loss.** A constraint range becomes that of the fixtures' image codes; chunks of logits are of at most 16 positions.
@@ -183,7 +183,10 @@ def _on_fixtures(config: RunConfig) -> RunConfig:
         model=_with_fixture_positions(config.model),
         vocab=FIXTURE_VOCAB,
         data=dataclasses.replace(
-            config.data, dir=FIXTURES_DIR, blocks=tuple(_fixture_block(block, config.model) for block in config.data.blocks)
+            config.data,
+            dir=FIXTURES_DIR,
+            blocks=tuple(_fixture_block(block, config.model) for block in config.data.blocks),
+            question_objects=0,  # no detector saw the fixtures
         ),
         loss=dataclasses.replace(
             config.loss,

@@ -118,6 +118,9 @@ def data_findings(data: DataConfig) -> Iterator[str]:
     if list(data.stage_steps) != sorted(set(data.stage_steps)) or any(step < 1 for step in data.stage_steps):
         yield f"data.stage_steps: found {data.stage_steps}, expected ascending steps of 1 or more"
     yield from at_least("data.max_epochs", data.max_epochs, 0)
+    yield from at_least("data.question_objects", data.question_objects, 0)
+    if data.question_objects > 0 and not any(source.row == "answer" for block in data.blocks for source in block.sources):
+        yield f"data.question_objects: found {data.question_objects} without rows answer, whose questions alone have objects, expected 0"
     if not data.blocks:
         yield "data.blocks: found none, expected at least one row block"
     names = [block.name for block in data.blocks]

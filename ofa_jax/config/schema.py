@@ -14,6 +14,8 @@ from typing import Literal
 from ofa_jax.config.rows import CODE_AREAS, PROMPTED_ROWS, CodeArea, Row
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
+# Of red, green and blue, in shares of the highest level (torchvision's and timm's IMAGENET_DEFAULT_MEAN and _STD).
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,8 @@ class ModelConfig:
     attention: Literal["reference", "cudnn", "pallas"] = "reference"  # of training; cudnn: on NVIDIA GPUs, pallas: on TPUs
     dropout_bits: Literal["hash", "threefry"] = "hash"  # hash: a few instructions a number, and masks are made again, not kept
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
+    # What pixels are normalised by, in training and wherever the model is asked: mean and deviation 0.5, or ImageNet's by channel.
+    pixel_scale: Literal["half", "imagenet"] = "half"
 
     @property
     def lora(self) -> tuple[int, float]:
@@ -223,7 +227,7 @@ class BlockConfig:
     image_px: int = 0  # side of the square network input; 0 for text
     pairs_per_image: int = 1  # pairs drawn from one image; each pair of stream `pairs` makes two sequences
     num_patches: int = 0  # patches sampled per sequence; 0 keeps all
-    augment: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"] = "resize"
+    augment: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop", "imagenet"] = "resize"
     classes: tuple[LengthClass, ...] = ()  # none: every row has source_len x target_len
     rand_augment: bool = False  # RandAugment after `augment`, for rows of captions and questions alone
 
@@ -279,6 +283,7 @@ class DataConfig:
     max_epochs: float = 1_000.0  # a source whose records the run draws more often is warned of, at the start and when it happens; 0: none
     write_digests: bool = False  # a digest of every batch in `<workdir>/batches_<host>.jsonl`: proof of the order of the data
     stage_steps: tuple[int, ...] = ()  # batches at which the second, third, ... stage of the mixture begins (`SourceConfig.later_weights`)
+    question_objects: int = 0  # a detector's labels behind each question of `answer` rows, evaluation's too; official: 30; 0: none
 
     @property
     def row_blocks(self) -> tuple[RowBlock, ...]:

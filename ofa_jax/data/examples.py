@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ofa_jax.data.records import COLUMNS, OBJECT_SEPARATOR, Example, ImageRecord, LabelledText, Record, TextRecord
+from ofa_jax.data.example_message import Example
+from ofa_jax.data.records import COLUMNS, OBJECT_SEPARATOR, ImageRecord, LabelledText, Record, TextRecord
 
 
 def serialize(record: Record) -> bytes:
@@ -54,7 +55,11 @@ def _values(record: Record) -> dict[str, Iterable[Any]]:
         "questions/kind": [question.kind for question in questions],
         "questions/question_id": [question.question_id for question in questions],
         "questions/num_answers": [len(question.answers) for question in questions],
+        "questions/num_targets": [len(question.targets) for question in questions],
+        "questions/objects": [OBJECT_SEPARATOR.join(question.objects) for question in questions],
         "answers/text": [answer for question in questions for answer in question.answers],
+        "targets/text": [target.answer for question in questions for target in question.targets],
+        "targets/weight": [target.weight for question in questions for target in question.targets],
         "objects/label": [found.label for found in record.objects],
         "objects/box": [edge for found in record.objects for edge in found.box],
         "codes": [] if record.codes is None else record.codes.tolist(),

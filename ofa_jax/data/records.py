@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import message
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.rows import CodeArea
 from ofa_jax.data.codes import CODES_FOLDERS, CODES_SCHEMA_VERSION, unpack_codes
+from ofa_jax.data.example_message import Example
 from ofa_jax.data.shards import ShardReader
 from ofa_jax.data.storage import as_path, exists, is_folder, list_folder, local_copy, read_bytes
 
@@ -47,6 +48,11 @@ class Region:
 NO_ID = -1  # of a question whose dataset gives it none; 0 is an id like any other
 
 
+class WeightedAnswer(NamedTuple):
+    answer: str
+    weight: float  # above 0, at most 1: of its loss, as of `Question.confidence`
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     question: str
@@ -55,6 +61,8 @@ class Question:
     kind: str = "other"  # answer type, for type-aware negatives and for the baseline per question type
     question_id: int = NO_ID  # the dataset's own, by which leaderboards know the question
     answers: tuple[str, ...] = ()  # what people answered, one string each, as they wrote it: ten in VQAv2. Empty: `answer` is all there is
+    targets: tuple[WeightedAnswer, ...] = ()  # all that fine-tuning learns to answer, `answer` among them. Empty: `answer` alone
+    objects: tuple[str, ...] = ()  # what a detector saw in the picture, surest first (VinVL's labels in OFA's tables)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +123,8 @@ OBJECT_SEPARATOR = "&&"  # joins the object words of one caption, as in the offi
 
 # Feature -> kind, for the writers (`prepare.builders.base`) and the reader. Kinds: text, image (encoded bytes), int, id (an integer of
 # 64 bits), float, box (four floats), ints (any number of them). A nested dictionary is a list of such items, stored as parallel columns
-# "captions/text", ... Answers of people are one list a record: the first `num_answers` are those of the first question, and so on.
+# "captions/text", ... Answers of people are one list a record: the first `num_answers` are those of the first question, and so on; so are
+# targets.
 Fields = dict[str, "str | dict[str, str]"]
 IMAGE_FEATURES: Fields = {
     "record_id": "text",
@@ -124,11 +133,15 @@ IMAGE_FEATURES: Fields = {
     "height": "int",
     "captions": {"text": "text", "objects": "text"},
     "regions": {"text": "text", "box": "box"},
-    "questions": {"question": "text", "answer": "text", "confidence": "float", "kind": "text", "question_id": "id", "num_answers": "int"},
+    "questions": {
+        "question": "text", "answer": "text", "confidence": "float", "kind": "text", "question_id": "id", "num_answers": "int",
+        "num_targets": "int", "objects": "text",
+    },
     "answers": {"text": "text"},
+    "targets": {"text": "text", "weight": "float"},
     "objects": {"label": "text", "box": "box"},
     "codes": "ints",
-}
+}  # fmt: skip
 TEXT_FEATURES: Fields = {"record_id": "text", "text": "text"}
 LABELLED_TEXT_FEATURES: Fields = {"record_id": "text", "text": "text", "text2": "text", "answer": "text"}
 FEATURES: dict[str, Fields] = {  # by the manifest's "record"
@@ -157,36 +170,8 @@ def columns(fields: Fields) -> dict[str, str]:
 
 
 COLUMNS = {record: columns(fields) for record, fields in FEATURES.items()}
-
-
-def _example_class() -> Any:
-    """Returns a message class with the wire format of tf.train.Example (tensorflow/core/example/{example,feature}.proto)."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="ofa_jax/example.proto", package="ofa_jax", syntax="proto3")
-    for name, kind in (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64)):
-        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, kind) in enumerate((("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), 1):
-        feature.field.add(
-            name=name, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=f".ofa_jax.{kind}", oneof_index=0
-        )
-    features = file.message_type.add(name="Features")
-    features.field.add(
-        name="feature", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Features.FeatureEntry"
-    )
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    entry.field.add(name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Feature")
-    example = file.message_type.add(name="Example")
-    example.field.add(name="features", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".ofa_jax.Features")
-    pool = descriptor_pool.DescriptorPool()  # a pool of its own: nothing to collide with TensorFlow's
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ofa_jax.Example"))
-
-
-Example = _example_class()
+# Columns that shards of this version made earlier lack, with what each of `questions` has then; None: a list that is empty.
+_LATER: dict[str, int | bytes | None] = {"questions/num_targets": 0, "questions/objects": b"", "targets/text": None, "targets/weight": None}
 
 
 def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes: int) -> Record:
@@ -208,6 +193,9 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
         ) from None
     raw: dict[str, Any] = {}
     for name, column in COLUMNS[kind].items():
+        if name not in features and name in _LATER:
+            raw[name] = [] if _LATER[name] is None else [_LATER[name]] * len(raw["questions/question"])
+            continue
         if name not in features:
             raise RecordError(
                 dataset=dataset, record=record, reason="schema", field=name, found="no such field", expected=f"a {column} field"
@@ -232,6 +220,7 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
         Region(check.text("regions/text", text), check.box("regions/box", box, width, height)) for text, box in check.items(raw, "regions")
     )
     people = check.answers("questions/num_answers", list(raw["questions/num_answers"]), "answers/text", raw["answers/text"])
+    targets = check.targets(list(raw["questions/num_targets"]), raw["targets/text"], raw["targets/weight"])
     check.question_ids("questions/question_id", list(raw["questions/question_id"]))
     questions = tuple(
         Question(
@@ -241,8 +230,12 @@ def parse_record(data: bytes, *, kind: str, dataset: str, record: str, num_codes
             check.text("questions/kind", kind),
             question_id,
             answers,
+            weighted,
+            tuple(check.decoded("questions/objects", seen).split(OBJECT_SEPARATOR)) if seen else (),
         )
-        for (question, answer, confidence, kind, question_id, _), answers in zip(check.items(raw, "questions"), people, strict=False)
+        for (question, answer, confidence, kind, question_id, _, _, seen), answers, weighted in zip(
+            check.items(raw, "questions"), people, targets, strict=False
+        )
     )
     objects = tuple(
         DetectedObject(check.text("objects/label", label), check.box("objects/box", box, width, height))
@@ -310,6 +303,17 @@ class _Checker:
         if sum(counts) != len(texts) or (counts and min(counts) < 0):
             self.fail("schema", field, f"{counts}", f"numbers of 0 or more whose sum is the {len(texts)} values of {texts_field}")
         left = (self.decoded(texts_field, text) for text in texts)
+        return (tuple(itertools.islice(left, count)) for count in counts) if texts else itertools.repeat(())
+
+    def targets(self, counts: list[int], texts: Sequence[bytes], weights: Sequence[float]) -> Iterable[tuple[WeightedAnswer, ...]]:
+        """Returns the weighted answers of each question in turn."""
+        if len(texts) != len(weights) or sum(counts) != len(texts) or (counts and min(counts) < 0):
+            found = f"{len(texts)} texts, {len(weights)} weights"
+            self.fail("schema", "targets", found, f"as many as the sum of questions/num_targets, {counts}, all 0 or more")
+        left = (
+            WeightedAnswer(self.text("targets/text", text), self.confidence("targets/weight", weight))
+            for text, weight in zip(texts, weights, strict=True)
+        )
         return (tuple(itertools.islice(left, count)) for count in counts) if texts else itertools.repeat(())
 
     def box(self, field: str, values: Sequence[float], width: int, height: int) -> Box:

@@ -55,7 +55,7 @@ def load_world(config: RunConfig, sets: Sequence[EvalSetConfig]) -> World:
     return World(
         config,
         tokenizer,
-        RowBuilder(config.vocab, tokenizer, negatives, transform, train=False),
+        RowBuilder(config.vocab, tokenizer, negatives, transform, train=False, question_objects=config.data.question_objects),
         partial(open_source, config),
         negatives,
     )

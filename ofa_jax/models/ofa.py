@@ -45,7 +45,7 @@ class OFA(nnx.Module):
         """Returns the features of pictures and the batch-norm statistics to keep.
 
         Args:
-          images: uint8 [R, height, width, 3], RGB; normalised here with mean and deviation 0.5.
+          images: uint8 [R, height, width, 3], RGB; normalised here as `ModelConfig.pixel_scale` says.
           hole_mask: bool [R] or None; True cuts the central half-side square out after normalisation.
           stats: running statistics (`init_stats`); they come back unchanged unless `train` and `image_norm` is "batch".
           train: use the statistics of this batch.
@@ -53,7 +53,7 @@ class OFA(nnx.Module):
         Returns:
           Features [R, P, C] in the compute dtype, patches row by row, and the new statistics.
         """
-        pixels = normalise_images(images, hole_mask, accum=self.policy.accum)
+        pixels = normalise_images(images, hole_mask, scale=self.config.pixel_scale, accum=self.policy.accum)
         features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
         return features.reshape(features.shape[0], -1, features.shape[-1]), new_stats
 

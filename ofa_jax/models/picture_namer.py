@@ -17,11 +17,12 @@ class PictureNamer(nnx.Module):
     def __init__(self, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
         self.resnet = ResNet(config, policy=policy)
         self.head = Linear(config.resnet.out_channels, vocab.num_text, ("channels_in", "words"), std=config.init_std, policy=policy)
-        self.policy = policy
+        self.pixel_scale, self.policy = config.pixel_scale, policy
 
     def __call__(self, images: jax.Array, *, stats: Stats, train: bool, key: jax.Array | None = None) -> tuple[jax.Array, Stats]:
         """images uint8 [R, height, width, 3] -> (scores [R, P, num_text] in `policy.accum`, patches row by row, and new statistics)."""
-        features, new_stats = self.resnet(normalise_images(images, None, accum=self.policy.accum), stats=stats, train=train, key=key)
+        pixels = normalise_images(images, None, scale=self.pixel_scale, accum=self.policy.accum)
+        features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
         features = features.reshape(features.shape[0], -1, features.shape[-1])
         return self.head(features).astype(self.policy.accum), new_stats
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from ofa_jax.config.schema import ModelConfig, ResNetConfig
+from ofa_jax.config.schema import IMAGENET_DEVIATION, IMAGENET_MEAN, ModelConfig, ResNetConfig
 from ofa_jax.models.convolution import convolve
 from ofa_jax.models.layers import drop_path, drop_path_rates, fold_key, parameter, run_layers
 from ofa_jax.models.precision import Policy
@@ -194,12 +194,17 @@ def init_stats(config: ResNetConfig, dtype: np.dtype) -> Stats:
     return stats
 
 
-def normalise_images(images: jax.Array, hole_mask: jax.Array | None, *, accum: np.dtype) -> jax.Array:
-    """Returns uint8 pictures [R, h, w, 3] as (x/255 - 0.5) / 0.5, with the central half-side square set to 0 where `hole_mask` [R].
+def normalise_images(images: jax.Array, hole_mask: jax.Array | None, *, scale: str = "half", accum: np.dtype) -> jax.Array:
+    """Returns uint8 pictures [R, h, w, 3] as (x/255 - mean) / deviation, with the central half-side square set to 0 where `hole_mask` [R].
 
-    The hole is cut after normalisation, so it is mid grey (OFA's image infilling).
+    scale: `ModelConfig.pixel_scale`; mean and deviation are 0.5, or ImageNet's by channel (the official
+    `--imagenet-default-mean-and-std`). The hole is cut after normalisation, so it has the mean's colour (OFA's image infilling: mid grey).
     """
-    pixels = (images.astype(accum) / 255.0 - 0.5) / 0.5
+    pixels = images.astype(accum) / 255.0
+    if scale == "imagenet":
+        pixels = (pixels - np.array(IMAGENET_MEAN, accum)) / np.array(IMAGENET_DEVIATION, accum)
+    else:
+        pixels = (pixels - 0.5) / 0.5
     if hole_mask is None:
         return pixels
     height, width = images.shape[1:3]

@@ -138,6 +138,7 @@ class TaskContext:
     source_len: int
     target_len: int
     train: bool = True
+    question_objects: int = 0  # as `DataConfig.question_objects`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import BlockConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import Row, Sequence
 from ofa_jax.data.pictures import decode_picture
-from ofa_jax.data.records import Box, DetectedObject, ImageRecord, LabelledText, Record, RecordError, Region, TextRecord
+from ofa_jax.data.records import Box, DetectedObject, ImageRecord, LabelledText, Question, Record, RecordError, Region, TextRecord
 from ofa_jax.data.transforms.boxes import scale_box
 from ofa_jax.data.transforms.image import Picture, enough_for
 from ofa_jax.data.transforms.randaugment import rand_augment
@@ -57,15 +57,18 @@ class RowBuilder:
         negatives: Mapping[str, Negatives],
         transform: Transform,
         train: bool = True,
+        *,
+        question_objects: int = 0,
     ):
-        """`negatives` is by dataset (`tasks.negatives.load_negatives`); `transform` is `data.transforms.image.transform`.
+        """`negatives` is by dataset (`tasks.negatives.load_negatives`); `transform` is `data.transforms.image.transform`;
+        `question_objects` is `DataConfig.question_objects`.
 
         Raises ConfigError when the tokeniser does not fit the vocabulary.
         """
         if tokenizer.num_text != vocab.num_text:
             raise ConfigError(f"vocab.num_text: found {vocab.num_text}, expected the tokeniser's {tokenizer.num_text}")
         self._vocab, self._tokenizer, self._negatives = vocab, tokenizer, dict(negatives)
-        self._transform, self._train = transform, train
+        self._transform, self._train, self._question_objects = transform, train, question_objects
         self._make_caches()
 
     @property
@@ -119,9 +122,11 @@ class RowBuilder:
     def items(self, record: Record, row: str) -> tuple[Item, ...]:
         """All items of `record` for a row kind or a task name, in order, boxes in pixels of the stored picture; never empty.
 
-        Task `matching` reads captions, or questions where a record has no captions. Outside training a picture without objects is an item
-        of detection too: what a model sees there counts against it, as in COCO's evaluation. Raises RecordError for a record without
-        such items, ConfigError for an unknown name or when texts are asked of pictures or the reverse.
+        Task `matching` reads captions, or questions where a record has no captions. In training an `answering` question with several
+        targets is as many items, each with its answer and weight, as the official data has a row for each answer; so within a picture every
+        answer comes equally often, and every picture does. Outside training a picture without objects is an item of detection too: what a
+        model sees there counts against it, as in COCO's evaluation. Raises RecordError for a record without such items, or whose questions
+        lack the objects that the run asks for, ConfigError for an unknown name or when texts are asked of pictures or the reverse.
         """
         names = (row,) if row in TASKS else tuple(task.name for task in ROWS.get(row, ()))
         if not names:
@@ -145,8 +150,10 @@ class RowBuilder:
         codes = () if record.codes is None else tuple(record.codes.tolist())
         if task in ("captioning", "short_captioning", "classification"):
             return "captions", record.captions
-        if task in ("vqa", "answering"):
+        if task == "vqa":
             return "questions", record.questions
+        if task == "answering":
+            return "questions", self._questions(record)
         if task == "matching":
             return "captions", record.captions or record.questions
         if task in ("grounding", "grounded_captioning"):
@@ -160,6 +167,17 @@ class RowBuilder:
             return "captions and codes", tuple(Painting(caption.text, codes) for caption in record.captions if codes)
         assert task == "image_infilling", task
         return "codes", (Codes(codes),) if codes else ()
+
+    def _questions(self, record: ImageRecord) -> tuple[Question, ...]:
+        if self._question_objects and not all(question.objects for question in record.questions):
+            _reject(record, "objects", "questions/objects", "none", f"some, as data.question_objects={self._question_objects} asks")
+        if not self._train:
+            return record.questions
+        return tuple(
+            dataclasses.replace(question, answer=answer, confidence=weight)
+            for question in record.questions
+            for answer, weight in question.targets or ((question.answer, question.confidence),)
+        )
 
     def build_one(
         self, block: BlockConfig, task: str, dataset: str, record: Record, item_index: int, draw: np.random.Generator
@@ -191,7 +209,7 @@ class RowBuilder:
         context = self._contexts.get(key)
         if context is None:
             negatives = self._negatives.get(dataset, _NO_NEGATIVES)
-            context = TaskContext(self._tokenizer, negatives, dataset, source_len, target_len, self._train)
+            context = TaskContext(self._tokenizer, negatives, dataset, source_len, target_len, self._train, self._question_objects)
             self._contexts[key] = context
         return context
 

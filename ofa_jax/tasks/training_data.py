@@ -48,7 +48,7 @@ def training_pipeline(
         tokenizer = load_tokenizer(config.vocab)
         datasets = sorted({source.dataset for block in config.data.blocks for source in block.sources})
         negatives = {dataset: load_negatives(directory, dataset) for dataset in datasets}
-        build_row = RowBuilder(config.vocab, tokenizer, negatives, transform)
+        build_row = RowBuilder(config.vocab, tokenizer, negatives, transform, question_objects=config.data.question_objects)
         identity["tokenizer"] = tokenizer.digest
     identity |= data_digests(config.data)
     return (
@@ -115,7 +115,7 @@ def held_out_pipeline(config: RunConfig, *, host: int = 0, num_hosts: int = 1) -
     tokenizer = load_tokenizer(config.vocab)
     datasets = sorted({source.dataset for block in blocks for source in block.sources})
     negatives = {dataset: load_negatives(directory, dataset) for dataset in datasets}
-    build_row = RowBuilder(config.vocab, tokenizer, negatives, transform, train=False)
+    build_row = RowBuilder(config.vocab, tokenizer, negatives, transform, False, question_objects=data.question_objects)
     opening = partial(open_source, held_out)
     return held_out, Pipeline(data, _HELD_OUT_SEED, build_row, opening, host=host, num_hosts=num_hosts), left_out
 

@@ -7,6 +7,7 @@ found on the device, from the trie's arrays.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -28,7 +29,8 @@ class ClosedSet:
     """The answers that `loss.answers` names, as token sequences and as a trie for the device."""
 
     def __init__(self, config: RunConfig):
-        """Raises ConfigError for a file that is not there, without labels, or with an empty one."""
+        """Raises ConfigError for a file that is not there, without labels, with an empty one, or with one twice: evaluation could not tell
+        two equal answers apart either (`eval.ways.closed_set`)."""
         labels = _labels(config)
         tokenizer = load_tokenizer(config.vocab)
         sequences = [tuple(int(t) for t in ids) for ids in tokenizer.encode_batch([f" {label}" for label in labels])]
@@ -74,6 +76,9 @@ def _labels(config: RunConfig) -> list[str]:
             raise ConfigError(f"loss.answers: {path}: line {number}: found an empty label, expected text")
     if not labels:
         raise ConfigError(f"loss.answers: {path}: found no label, expected at least one")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label, count in Counter(labels).items() if count > 1)
+        raise ConfigError(f"loss.answers: {path}: found {twice!r} more than once, expected labels that differ")
     return labels
 
 

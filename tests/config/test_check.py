@@ -29,6 +29,10 @@ def large():
 
 BROKEN = {
     "data.blocks.scenes.rand_augment=true": "data.blocks.scenes.rand_augment: found true with augment=resize, expected random_resize_crop",
+    "data.blocks.scenes.augment=imagenet": "data.blocks.scenes.augment: found imagenet with rows grounding, question, expected",
+    "data.blocks.captions.augment=imagenet": "data.blocks.captions.augment: found imagenet with model.pixel_scale=half, expected imagenet",
+    "data.question_objects=-1": "data.question_objects: found -1, expected at least 0",
+    "data.question_objects=30": "data.question_objects: found 30 without rows answer, whose questions alone have objects, expected 0",
     "steps=0": "steps: found 0, expected more than 0",
     "log_every=0": "log_every: found 0",
     "hang_s=-1": "hang_s: found -1.0, expected at least 0",

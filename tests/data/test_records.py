@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 
 from ofa_jax.config.errors import DataError
 from ofa_jax.data import records
+from ofa_jax.data.example_message import Example
 from ofa_jax.data.examples import serialize
-from ofa_jax.data.records import Box, Example, ImageRecord, LabelledText, RecordError, TextRecord, open_records, parse_record
+from ofa_jax.data.records import Box, ImageRecord, LabelledText, RecordError, TextRecord, open_records, parse_record
 from ofa_jax.prepare import fixtures
 
 
@@ -71,6 +72,20 @@ def test_a_record_is_read_with_every_annotation() -> None:
     assert parse(picture(codes=[])).codes is None
 
 
+TARGETS = {"targets__text": [b"cat", b"a cat", b"dog"], "targets__weight": [0.5, 0.25, 1.0], "questions__num_targets": [2, 1]}
+
+
+def test_targets_and_objects_of_questions_and_shards_from_before_them() -> None:
+    first, second = parse(picture(**TARGETS, questions__objects=[b"", b"sky&&tall house"])).questions
+    assert first.targets == (("cat", 0.5), ("a cat", 0.25)) and first.targets[0].weight == 0.5 and first.objects == ()
+    assert second.targets == (("dog", 1.0),) and second.objects == ("sky", "tall house")
+    assert all(question.targets == question.objects == () for question in parse(picture()).questions), "columns that are not there"
+    question = records.Question("what?", "cat", 0.5, targets=first.targets, objects=("sky", "tall house"))
+    record = ImageRecord("a/1", "pets", b"png", 64, 32, questions=(question, records.Question("who?", "dog")))
+    read = parse_record(serialize(record), kind="image", dataset="pets", record="train#7", num_codes=32)
+    assert read == record
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "field"),
     [
@@ -87,6 +102,12 @@ def test_a_record_is_read_with_every_annotation() -> None:
         ({"questions__question_id": [7, -2]}, "question_id", "questions/question_id"),
         ({"questions__question_id": None}, "schema", "questions/question_id"),
         ({"questions__num_answers": [4, 1]}, "schema", "questions/num_answers"),
+        ({**TARGETS, "questions__num_targets": [2, 2]}, "schema", "targets"),
+        ({**TARGETS, "questions__num_targets": [4, -1]}, "schema", "targets"),
+        ({**TARGETS, "targets__weight": [0.5]}, "schema", "targets"),
+        ({**TARGETS, "targets__weight": [0.5, 0.0, 1.0]}, "confidence", "targets/weight"),
+        ({**TARGETS, "targets__text": [b"cat", b" ", b"dog"]}, "empty_text", "targets/text"),
+        ({"questions__objects": [b"sky"]}, "schema", "questions"),
         ({"questions__num_answers": [5, -1]}, "schema", "questions/num_answers"),
         ({"answers__text": [b"cat", b"\xff", b"", b"a cat"]}, "schema", "answers/text"),
         ({"regions__box": [1.0, 2.0, 65.0, 30.0]}, "box_outside", "regions/box"),

@@ -20,7 +20,7 @@ from processes import ROOT, TIMEOUT_S, command, environment, lines, run, started
 from test_hang import job
 from test_injected_faults import committed, wait_until
 
-from ofa_jax.data.records import Example
+from ofa_jax.data.example_message import Example
 from ofa_jax.prepare import fixtures
 
 pytestmark = pytest.mark.full

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ofa_jax.config.schema import ResNetConfig
+from ofa_jax.config.schema import ResNetConfig, VocabConfig
 from ofa_jax.config.sizes import SIZES
-from ofa_jax.models import resnet
+from ofa_jax.models import ofa, resnet
 from ofa_jax.models.layers import draw_params
 from ofa_jax.models.precision import policy
 
@@ -132,3 +132,26 @@ def test_normalisation_and_hole():
     pixels = np.asarray(resnet.normalise_images(images, np.array([False, True]), accum=F32.accum))
     assert (pixels[0] == 1).all() and (pixels[1, 2:6, 2:6] == 0).all() and pixels[1].sum() == (64 - 16) * 3
     assert (np.asarray(resnet.normalise_images(images * 0, None, accum=F32.accum)) == -1).all()
+
+
+def test_normalisation_by_imagenet():
+    images = np.array([[[[0, 128, 255]]]], np.uint8)
+    pixels = np.asarray(resnet.normalise_images(images, None, scale="imagenet", accum=F32.accum))
+    # (0 - 0.485) / 0.229, (128/255 - 0.456) / 0.224, (1 - 0.406) / 0.225
+    np.testing.assert_allclose(pixels.ravel(), [-2.117904, 0.205182, 2.64], atol=1e-5)
+
+
+def test_the_model_normalises_as_its_config_says():
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    vocab = VocabConfig(num_text=20, num_codes=4, num_bins=4)
+    stats = ofa.init_stats(SMALL)
+    features = {}
+    for scale in ("half", "imagenet"):
+        config = dataclasses.replace(SMALL, pixel_scale=scale)
+        graphdef, params = ofa.create(config, vocab, jax.random.key(0))
+        model = nnx.merge(graphdef, params)
+        features[scale] = model.embed_images(images, None, stats=stats, train=False)[0]
+        pixels = resnet.normalise_images(images, None, scale=scale, accum=F32.accum)
+        expected, _ = model.resnet(pixels, stats=stats, train=False)
+        np.testing.assert_allclose(features[scale], np.asarray(expected).reshape(features[scale].shape), atol=1e-5)
+    assert np.abs(features["half"] - features["imagenet"]).max() > 1e-3

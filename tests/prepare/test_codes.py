@@ -17,8 +17,9 @@ from PIL import Image
 from ofa_jax.config.errors import DataError
 from ofa_jax.data import storage
 from ofa_jax.data.codes import CODES_FOLDERS, pack_codes, unpack_codes
+from ofa_jax.data.example_message import Example
 from ofa_jax.data.pictures import decode_picture
-from ofa_jax.data.records import Example, open_records
+from ofa_jax.data.records import open_records
 from ofa_jax.metrics.baselines import encode_patches
 from ofa_jax.prepare import codes as stage
 from ofa_jax.prepare.manifest import verify

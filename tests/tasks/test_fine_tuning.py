@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,20 @@ import pytest
 
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.rows import ANSWERS, PROMPTED_ROWS
-from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, BlockConfig, SourceConfig
+from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, BlockConfig, SourceConfig, VocabConfig
 from ofa_jax.data.batch import collate
-from ofa_jax.data.records import Box, Caption, ImageRecord, LabelledText, Question, RecordError, Region, TextRecord
+from ofa_jax.data.records import (
+    Box,
+    Caption,
+    ImageRecord,
+    LabelledText,
+    Question,
+    RecordError,
+    Region,
+    TextRecord,
+    WeightedAnswer,
+)
+from ofa_jax.data.transforms.image import transform
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.tasks.table import ROWS, TASKS
 from ofa_jax.vocab.tokenizer import Tokenizer
@@ -62,6 +74,55 @@ def test_pictures(render: Callable[..., tuple[str, str, str]], picture: ImageRec
     painted = dataclasses.replace(picture, captions=(Caption("a dog"),))
     source, target, kind = render("painting", painted)
     assert (source, kind) == (" what is the complete image? caption: a dog", "none") and target.startswith("<code_63><code_62>")
+
+
+ASKED = (
+    Question("What is it", "dog", 1.0, targets=(WeightedAnswer("dog", 1.0), WeightedAnswer("red dog", 0.6), WeightedAnswer("cat", 0.3))),
+    Question("Is it red?", "yes", 0.9, answers=("yes", "yes", "yes", "no")),
+)
+
+
+def test_every_answer_of_a_question_is_learned_with_its_weight(builder: RowBuilder, tokenizer: Tokenizer, picture: ImageRecord) -> None:
+    record = dataclasses.replace(picture, questions=ASKED)
+    expected = {
+        (" what is it?", " dog"): 1.0,
+        (" what is it?", " red dog"): 0.6,
+        (" what is it?", " cat"): 0.3,
+        (" is it red?", " yes"): 0.9,
+    }
+    seen: Counter[tuple[str, str]] = Counter()
+    for seed in range(400):
+        [sequence] = builder(block("answer"), SourceConfig("scenes", "answer"), record, np.random.default_rng(seed)).sequences
+        said = tokenizer.decode(sequence.source_ids[1:-1]), tokenizer.decode(sequence.target_ids)
+        assert sequence.confidence == expected[said]
+        seen[said] += 1
+    assert seen.keys() == expected.keys() and min(seen.values()) > 70, "each as often"
+    several = builder(block("answer", pairs_per_image=4), SourceConfig("scenes", "answer"), record, np.random.default_rng(0))
+    assert sorted(sequence.confidence for sequence in several.sequences) == [0.3, 0.6, 0.9, 1.0], "without replacement"
+    assert builder.items(record, "vqa") == ASKED, "pretraining learns the best answer"
+
+
+def test_evaluation_asks_a_question_once(vocab: VocabConfig, tokenizer: Tokenizer, picture: ImageRecord) -> None:
+    judged = RowBuilder(vocab, tokenizer, {}, transform, train=False)
+    assert judged.items(dataclasses.replace(picture, questions=ASKED), "answering") == ASKED
+
+
+def test_objects_behind_questions(vocab: VocabConfig, tokenizer: Tokenizer, picture: ImageRecord) -> None:
+    seen = tuple(f"red dog {n}" for n in range(40))
+    record = dataclasses.replace(picture, questions=(Question("What is it", "dog", objects=seen),))
+    for train in (True, False):
+        build = RowBuilder(vocab, tokenizer, {}, transform, train=train, question_objects=3)
+        example = build.build_one(block("answer"), "answering", "scenes", record, 0, np.random.default_rng(0))
+        source = " what is it? object: red dog 0 red dog 1 red dog 2"
+        assert tokenizer.decode(example.sequence.source_ids[1:-1]) == source
+        assert tokenizer.decode(list(example.sequence.prompt_ids)) == source, "the decoder reads them too"
+        without = dataclasses.replace(record, questions=(Question("What is it", "dog"),))
+        with pytest.raises(RecordError, match="field questions/objects: found none, expected some, as data.question_objects=3 asks"):
+            build.items(without, "answering")
+        assert build.items(without, "vqa"), "questions of other rows have none"
+    plain = RowBuilder(vocab, tokenizer, {}, transform)
+    example = plain.build_one(block("answer"), "answering", "scenes", record, 0, np.random.default_rng(0))
+    assert tokenizer.decode(example.sequence.source_ids[1:-1]) == " what is it?"
 
 
 @pytest.mark.parametrize(

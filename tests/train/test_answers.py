@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,17 @@ def test_a_target_that_is_no_answer_is_named(config: RunConfig, targets: np.ndar
         answers.check(bad, where="batch 3")
     with pytest.raises(ConfigError, match="loss.answers: found no file nowhere.txt, expected one label a line, or task"):
         ClosedSet(dataclasses.replace(config, loss=LossConfig(answers="nowhere.txt")))
+
+
+def test_two_classes_of_one_name_are_one_line(config: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    path.write_text("crane\nmaillot\nmaillot, tank suit\ncrane\n")
+    named = dataclasses.replace(config, loss=LossConfig(answers=str(path)))
+    with pytest.raises(ConfigError, match=r"loss.answers: .*answers.txt: found 'crane' more than once, expected labels that differ"):
+        ClosedSet(named)
+    path.write_text("crane\nmaillot\nmaillot, tank suit\n")
+    targets = np.array([[*ids, EOS_ID] for ids in load_tokenizer(VOCAB).encode_batch([" crane"])], np.int32)
+    ClosedSet(named).check(targets, where="batch 1")
 
 
 def test_the_masked_loss_has_the_gradient_of_finite_differences(config: RunConfig, targets: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ofa_jax.data.records import Box
 from ofa_jax.data.transforms.boxes import clip_box, crop_box, flip_box, has_area, scale_box
+from ofa_jax.data.transforms.imagenet import imagenet_augment
 from ofa_jax.data.transforms.resample import resize_window
 
 MAX_PIXELS = 100_000_000  # a picture above this is refused before it is decoded, unless the caller allows less
@@ -66,7 +67,7 @@ def enough_for(kind: str, px: int) -> int:
     images/s and a PSNR of 53 dB, 4000 x 3000 at 3/8 2.75 times and 55 dB, 2047 x 1365 at 6/8 1.09 times and 44 dB. Sides are rounded up,
     so that a picture whose sides are no multiples of 8 is stretched by less than a decoded pixel, 1/960 of the shorter side here.
     """
-    if kind == "random_crop":  # cuts pixels as they are stored
+    if kind in ("random_crop", "imagenet"):  # cut pixels as they are stored
         return 0
     longest = {"random_resize_crop": resize_scales(px)[0][-1], "scale_jitter": round(px * _MAX_JITTER)}.get(kind, px)
     return 2 * longest
@@ -123,7 +124,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def transform(
-    kind: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop"],
+    kind: Literal["resize", "random_resize_crop", "scale_jitter", "random_crop", "imagenet"],
     image: np.ndarray,
     boxes: Sequence[Box],
     px: int,
@@ -135,6 +136,8 @@ def transform(
     - `random_resize_crop`: OFA's RandomResize, then a centre crop, or a crop around the boxes where there are any.
     - `scale_jitter`: OFA's detection transform: a mirrored picture half of the time, LargeScaleJitter 1.0 to 1.5, random crop.
     - `random_crop`: any square of the picture as it is, mirrored half of the time; one with a side below `px` is enlarged to `px` first.
+    - `imagenet`: all that OFA's ImageNet recipe does, both its rounds of RandAugment and random erasing too (`transforms.imagenet`); for
+      pictures without boxes.
 
     Boxes are clipped to the result; `Picture.kept` tells which of them still have an area.
     """
@@ -147,8 +150,13 @@ def transform(
         result, moved = _scale_jitter(image, boxes, px=px, draw=draw)
     elif kind == "random_crop":
         result, moved = _random_crop(image, boxes, px=px, draw=draw)
+    elif kind == "imagenet" and not boxes:
+        result, moved = imagenet_augment(image, px, draw), []
+    elif kind == "imagenet":
+        raise ValueError(f"picture transform imagenet: found {len(boxes)} boxes, expected none, as it does not move them")
     else:
-        raise ValueError(f"picture transform: found {kind!r}, expected resize, random_resize_crop, scale_jitter or random_crop")
+        kinds = "resize, random_resize_crop, scale_jitter, random_crop or imagenet"
+        raise ValueError(f"picture transform: found {kind!r}, expected {kinds}")
     kept = tuple(index for index, box in enumerate(moved) if has_area(box))
     return Picture(result, tuple(moved[index] for index in kept), kept)
 

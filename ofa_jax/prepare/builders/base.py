@@ -81,10 +81,13 @@ def example_of(record: Record) -> dict[str, Any]:
                 "kind": q.kind,
                 "question_id": q.question_id,
                 "num_answers": len(q.answers),
+                "num_targets": len(q.targets),
+                "objects": OBJECT_SEPARATOR.join(q.objects),
             }
             for q in record.questions
         ],
         "answers": [{"text": answer} for q in record.questions for answer in q.answers],
+        "targets": [{"text": target.answer, "weight": target.weight} for q in record.questions for target in q.targets],
         "objects": [{"label": o.label, "box": np.array(o.box, np.float32)} for o in record.objects],
         "codes": np.zeros(0, np.int32) if record.codes is None else record.codes.astype(np.int32),
     }

@@ -13,7 +13,7 @@ import io
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -31,6 +31,7 @@ from ofa_jax.data.records import (
     Record,
     RecordError,
     Region,
+    WeightedAnswer,
 )
 from ofa_jax.data.storage import as_path, list_files, open_file, read_bytes
 from ofa_jax.data.transforms.image import DECODE_ERRORS, FORMATS, MAX_PIXELS, decode_image
@@ -184,6 +185,8 @@ def checked_record(layout: Layout, item: Annotated, image: bytes) -> Iterator[Fo
             )
         elif not 0 < question.confidence <= 1:
             yield error("confidence", f"questions[{number}].confidence", repr(question.confidence), "more than 0 and at most 1")
+        elif bad := [target for target in question.targets if not target.answer.strip() or not 0 < target.weight <= 1]:
+            yield error("confidence", f"questions[{number}].targets", repr(tuple(bad[0])), "a word, and a weight above 0 and at most 1")
         else:
             questions.append(question)
     regions, objects = [], []
@@ -259,6 +262,14 @@ def write_parts(folder: Path, split: str, items: Iterable[Annotated], *, per_par
         flush()
 
 
+LEFT_OUT = "left_out.json"  # in the folder that `gather` fills: {split: {what: how many}}, which the manifest repeats
+
+
+def write_left_out(folder: Path, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Writes how many of what `gather` left out of each split, so that the manifest can say it."""
+    (folder / LEFT_OUT).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+
+
 def part_inputs(gathered: Path) -> list[Input]:
     """Returns the inputs that `write_parts` wrote, by split and number."""
     return [Input(path.stem, path.stem.rpartition("-")[0], str(path)) for path in map(as_path, list_files(str(gathered), "*.jsonl"))]
@@ -304,11 +315,16 @@ def _annotated(raw: dict[str, Any]) -> Annotated:
         raw["image"],
         captions=tuple(Caption(c["text"], tuple(c["objects"])) for c in raw["captions"]),
         regions=tuple((text, tuple(box)) for text, box in raw["regions"]),
-        questions=tuple(Question(**{**q, "answers": tuple(q["answers"])}) for q in raw["questions"]),
+        questions=tuple(map(_question, raw["questions"])),
         objects=tuple((label, tuple(box)) for label, box in raw["objects"]),
         relative=raw["relative"],
         crop=raw["crop"],
     )
+
+
+def _question(raw: dict[str, Any]) -> Question:
+    targets = tuple(WeightedAnswer(*target) for target in raw["targets"])
+    return Question(**{**raw, "answers": tuple(raw["answers"]), "targets": targets, "objects": tuple(raw["objects"])})
 
 
 def required(layout: Layout, *patterns: str) -> list[str]:

@@ -8,16 +8,20 @@ without their pictures, and are not read: the code stage makes codes of whole pi
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.records import NO_ID, OBJECT_SEPARATOR, Caption, ImageRecord, LabelledText, Question
+from ofa_jax.data.records import NO_ID, OBJECT_SEPARATOR, Caption, ImageRecord, LabelledText, Question, WeightedAnswer
 from ofa_jax.prepare.layouts.base import Annotated, Found, Input, Kind, checked_record
+from ofa_jax.prepare.layouts.closed_set import read_closed_set
+from ofa_jax.prepare.layouts.gathered import one_file
 from ofa_jax.prepare.layouts.ofa_tsv import OfaTable
 from ofa_jax.prepare.layouts.picture_names import coco_picture, flickr30k_picture
 from ofa_jax.prepare.layouts.snli_ve import KIND, LABELS, labelled
+from ofa_jax.prepare.layouts.streams import record_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +79,45 @@ class OfaReferring(_OfCoco):
 
 @dataclasses.dataclass(frozen=True)
 class OfaQuestions(_OfCoco):
-    """Rows of `vqa_*.tsv`: a question with weighted answers, of which the one of the largest weight stays.
+    """Rows of `vqa_*.tsv`: a question with weighted answers (one in the table of training, where a question has a row for each), and the
+    labels of what VinVL saw, surest first.
 
-    The objects that VinVL saw have no place in a record (their boxes are not in the file) and are left out.
+    With a closed set, answers outside of it are left out, and so is a question that loses all of them; both are counted and listed, reasons
+    "closed_set" and "no_answer".
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("question-id", "image-id", "question", "answers", "objects", "image")
 
+    answers_file: str = ""  # the closed set, one answer a line: a path below the source; empty: every answer stays
+
     def row_records(self, record: str, cells: Sequence[str]) -> Iterator[Found]:
-        number, _, question, answers, _, image = cells
-        answer, weight = self.best_answer(record, "answers", answers)
+        number, _, question, listed, objects, image = cells
+        answers = [WeightedAnswer(*answer) for answer in self.answers(record, "answers", listed).items()]
+        targets = answers
+        if self.answers_file:
+            closed = _closed_set(self)
+            targets = [target for target in answers if target.answer in closed]
+            expected = f"one of the {len(closed):,} answers of {self.answers_file}"
+            for answer, _ in answers:
+                if answer not in closed:
+                    yield record_error(self, record, reason="closed_set", field="answers", found=repr(answer[:60]), expected=expected)
+            if not targets:
+                self.fail(record, "no_answer", "answers", f"none that is left of {len(answers)}", expected)
+        best = max(targets, key=lambda answer: answer.weight)  # the first of equals
         question_id = int(number) if number.isascii() and number.isdecimal() else NO_ID
-        said = Annotated(record, "image", questions=(Question(question, answer, weight, question_id=question_id),))
-        yield from checked_record(self, said, self.image(record, image))
+        asked = Question(
+            question,
+            *best,
+            question_id=question_id,
+            targets=tuple(targets) if len(targets) > 1 else (),
+            objects=tuple(filter(str.strip, objects.strip().split(OBJECT_SEPARATOR))),
+        )
+        yield from checked_record(self, Annotated(record, "image", questions=(asked,)), self.image(record, image))
+
+
+@functools.lru_cache(maxsize=4)  # asked for row by row
+def _closed_set(layout: OfaQuestions) -> frozenset[str]:
+    return read_closed_set(one_file(layout, layout.answers_file))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,12 @@ class OfaTable(Layout):
 
     def best_answer(self, record: str, field: str, listed: str) -> tuple[str, float]:
         """Returns the answer of the largest weight, the first of equals, and the weight. Raises `RecordError`."""
+        answers = self.answers(record, field, listed)
+        best = max(answers, key=lambda answer: answers[answer])
+        return best, answers[best]
+
+    def answers(self, record: str, field: str, listed: str) -> dict[str, float]:
+        """Returns the weights of all answers, in order. Raises `RecordError`."""
         answers: dict[str, float] = {}
         for entry in listed.split(OBJECT_SEPARATOR):
             weight, separator, answer = entry.partition(WEIGHT_SEPARATOR)
@@ -112,8 +118,7 @@ class OfaTable(Layout):
                 separator = ""
             if not separator or not math.isfinite(answers[answer]):
                 self.fail(record, "schema", field, repr(entry[:80]), f"a weight, {WEIGHT_SEPARATOR} and an answer")
-        best = max(answers, key=lambda answer: answers[answer])
-        return best, answers[best]
+        return answers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ofa_jax.config.errors import DataError
 from ofa_jax.data.records import FEATURES, SCHEMA_VERSION, load_json
 from ofa_jax.data.storage import exists, is_remote
 from ofa_jax.data.storing import PARTIAL, in_order, names_in, remove_file, remove_folder, write_bytes, written_folder
-from ofa_jax.prepare.layouts.base import Input, Progress
+from ofa_jax.prepare.layouts.base import LEFT_OUT, Input, Progress
 from ofa_jax.prepare.layouts.ofa_negatives import read_negatives
 from ofa_jax.prepare.manifest import is_done, options_hash, write_json
 from ofa_jax.prepare.passes.arrays import load_array, save_array
@@ -156,6 +156,7 @@ def _finish(inputs: Sequence[Input], plan: dict[str, Any], *, options: BuildOpti
             "inputs": {"number": len(inputs), "digest": f"{short_digest(repr([item.name for item in inputs]).encode()):016x}"},
             **({"num_codes": num_codes} if num_codes else {}),
             "rejects": plan["rejects"],
+            **({"left_out": load_json(files.gathered / LEFT_OUT)} if exists(files.gathered / LEFT_OUT) else {}),
             "notices": plan["notices"],
             "tasks": [task.name for task in ROWS[options.row]] if options.row else [],
             "token_lengths": {

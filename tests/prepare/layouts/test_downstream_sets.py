@@ -210,6 +210,8 @@ def test_splits_of_coco_refcoco_and_vqa(tmp_path: Path) -> None:
     made = build("vqa_v2_splits", tmp_path / "vqa", tmp_path / "data")
     assert set(made) == {"train", "validation"}
     assert made["validation"][0].questions[0].answers == ("yes",) * 9 + ("no",)
+    manifest = load_json(tmp_path / "data" / "vqa_v2_splits" / "manifest.json")
+    assert manifest["left_out"] == {split: {"questions": 0, "answers": 15, "pictures": 0} for split in ("train", "validation")}
 
 
 def test_fashion_mnist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,6 +273,9 @@ def tables(folder: Path) -> None:
     write_tsv(folder / "caption_val.tsv", [("5", "12456", "a dog&&a brown dog", "", image), ("6", "1", "", "", image)])
     write_tsv(folder / "refcoco_val.tsv", [("79_1", "237367", "a woman in white", "1.5,2,20,29.5", image)])
     write_tsv(folder / "vqa_train.tsv", [("79459", "79460", "is it red?", "0.3|!+yes&&0.6|!+no", "house&&sky", image)])
+    rows = [("1", "2", "what?", listed, "", image) for listed in ("1.0|!+a cat", "0.3|!+yes&&0.9|!+a cat&&0.6|!+no")]
+    write_tsv(folder / "vqa_val.tsv", rows)
+    (folder / "answers.txt").write_text("yes\nno\n")
     row = ("252244149.jpg#1r1n", "252244149", image, "a man chews.", "a man in pink.")
     write_tsv(folder / "snli_ve_dev.tsv", [(*row, "neutral "), (*row, "2")])
     write_tsv(folder / "imagenet_1k_val.tsv", [(image, "769", "rugby ball")])
@@ -294,7 +299,13 @@ def test_ofas_own_tables(tmp_path: Path) -> None:
     assert (one.record_id, one.regions) == ("refcoco_val@0/237367", (Region("a woman in white", Box(1.5, 2, 20, 29.5)),))
     (one,) = made_of("ofa_vqa", "train=vqa_train.tsv", row="question")["train"]
     assert (one.record_id, one.questions[0].answer, one.questions[0].question_id) == ("vqa_train@0/79460", "no", 79459)
-    assert one.questions[0].confidence == pytest.approx(0.6)
+    assert one.questions[0].confidence == pytest.approx(0.6) and one.questions[0].objects == ("house", "sky")
+    assert [(answer, round(weight, 3)) for answer, weight in one.questions[0].targets] == [("yes", 0.3), ("no", 0.6)]
+    flags = ["--row=answer", "--option=answers_file=answers.txt", "--option=splits=validation=vqa_val.tsv"]
+    (one,) = build("ofa_vqa", tmp_path, data, "--dataset=closed", *flags)["validation"]
+    assert one.questions[0].answer == "no" and [answer for answer, _ in one.questions[0].targets] == ["yes", "no"]
+    assert one.questions[0].objects == ()
+    assert load_json(data / "closed" / "manifest.json")["rejects"] == {"read/closed_set": 2, "read/no_answer": 1}
     (one,) = made_of("ofa_snli_ve", "validation=snli_ve_dev.tsv", row="question")["validation"]
     assert one.captions == (Caption("a man in pink."),) and one.questions == (Question("a man chews.", "neutral", kind="entailment"),)
     assert load_json(data / "ofa_snli_ve_made" / "manifest.json")["rejects"] == {"read/empty": 1, "read/label": 1}

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ofa_jax.config.errors import DataError
-from ofa_jax.data.records import Question
+from ofa_jax.data.records import ImageRecord, Question, WeightedAnswer
 from ofa_jax.prepare.layouts.vqa_v2 import VqaV2
-from tests.prepare.layouts.annotated_fixtures import edit_json, read_all, write_vqa_v2
+from tests.prepare.layouts.annotated_fixtures import edit_json, read_all, write_picture, write_vqa_v2
 
 QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"
 
@@ -25,7 +27,8 @@ def vqa(source: Path, **options: Any) -> VqaV2:
 
 def test_questions_with_ten_answers_and_the_weight_of_the_best(source: Path, tmp_path: Path) -> None:
     records, errors, lines = read_all(vqa(source), tmp_path / "g")
-    assert errors == [] and lines == []
+    left_out = "0 of 3 questions left out, as none of their answers is of the 2 allowed, and 15 answers of the others"
+    assert errors == [] and lines == [f"vqa_test: {left_out}; 0 of 2 pictures keep no question"]
     assert [record.record_id for record in records] == ["9", "25"]
     assert records[0].questions == (Question("Is it a bird?", "yes", 1.0, "is it a", 9000, ("yes",) * 9 + ("no",)),)
     first, second = records[1].questions
@@ -35,10 +38,93 @@ def test_questions_with_ten_answers_and_the_weight_of_the_best(source: Path, tmp
     assert vqa(source).picture_key("25") == "coco/25"
 
 
+def test_every_answer_has_its_weight(source: Path, tmp_path: Path) -> None:
+    records, errors, lines = read_all(vqa(source, num_answers=0), tmp_path / "g")
+    assert errors == [] and lines == []
+    assert records[0].questions[0].targets == (WeightedAnswer("yes", 1.0), WeightedAnswer("no", 0.3))
+    number, colour = records[1].questions
+    assert number.targets == (("3", 0.6), ("2", 0.9), *((answer, 0.3) for answer in "45678"))
+    assert (number.answer, number.confidence) == ("2", 0.9)
+    assert [answer for answer, _ in colour.targets] == ["no", "yes", "maybe", "red", "no?", "i", "do", "not", "know"]
+
+
+def test_answers_outside_of_the_closed_set_are_left_out_and_counted(source: Path, tmp_path: Path) -> None:
+    (source / "answers.txt").write_text("no\nmaybe\n3\n")
+    records, errors, lines = read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g")
+    assert errors == [] and [len(record.questions) for record in records] == [1, 2]
+    (bird,), (number, colour) = (record.questions for record in records)
+    assert (bird.answer, bird.confidence, bird.targets) == ("no", 0.3, ()) and bird.answers == ("yes",) * 9 + ("no",), (
+        "what people said stays"
+    )
+    assert (number.answer, number.confidence, number.targets) == ("3", 0.6, ())
+    assert colour.answer == "no" and colour.targets == (WeightedAnswer("no", 0.3), WeightedAnswer("maybe", 0.3)), "the first of equals"
+    left_out = "0 of 3 questions left out, as none of their answers is of the 3 allowed, and 14 answers of the others"
+    assert lines == [f"vqa_test: {left_out}; 0 of 2 pictures keep no question"]
+    assert json.loads((tmp_path / "g" / "left_out.json").read_text()) == {"train": {"questions": 0, "answers": 14, "pictures": 0}}
+
+
+def test_an_answer_without_words_is_none(source: Path, tmp_path: Path) -> None:
+    def empty(content: Any) -> None:
+        for answer in content["annotations"][0]["answers"][1:]:
+            answer["answer"] = " "
+
+    edit_json(source / ANNOTATIONS, empty)
+    records, errors, _ = read_all(vqa(source, num_answers=0), tmp_path / "g")
+    assert errors == [] and (records[0].questions[0].answer, records[0].questions[0].confidence) == ("yes", 0.3)
+
+
+def many_pictures(source: Path, count: int) -> None:
+    """Validation with `count` pictures of three questions each."""
+    for file, key in ((QUESTIONS, "questions"), (ANNOTATIONS, "annotations")):
+        content = json.loads((source / file).read_text())
+        rows = [
+            {**row, "image_id": 100 + number, "question_id": row["question_id"] + 100_000 * (number + 1)}
+            for number in range(count)
+            for row in content[key]
+        ]
+        (source / file.replace("train", "val")).write_text(json.dumps({**content, key: rows}))
+    for number in range(count):
+        write_picture(source / "val2014" / f"COCO_val2014_{100 + number:012d}.jpg", seed=number)
+
+
+def test_the_rest_of_validation_joins_train_by_whole_pictures(source: Path, tmp_path: Path) -> None:
+    many_pictures(source, 12)
+    layout = vqa(source, splits=("train", "validation=val"), held_out=10)
+    worker = layout
+    _, errors, lines = read_all(layout, tmp_path / "g")
+    assert errors == []
+    made: dict[str, list[str]] = {"train": [], "validation": []}
+    for item in worker.inputs(tmp_path / "g"):
+        made[item.split] += [one.record_id for one in worker.read(item) if isinstance(one, ImageRecord)]
+    everything = [str(100 + number) for number in range(12)]
+    assert len(made["validation"]) == 4, "4 pictures of 3 questions: the first number that has 10"
+    assert made["train"] == ["9", "25", *(picture for picture in everything if picture not in made["validation"])]
+    digests = {picture: hashlib.sha256(f"coco/{picture}".encode()).hexdigest() for picture in everything}
+    assert sorted(made["validation"]) == sorted(sorted(everything, key=lambda picture: digests[picture])[:4])
+    assert lines[-1] == "vqa_test: 12 questions of 4 pictures stay in validation, 24 of 8 join train"
+    read_all(layout, tmp_path / "again")
+    for path in sorted((tmp_path / "g").iterdir()):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_what_cannot_be_held_out(source: Path, tmp_path: Path) -> None:
+    many_pictures(source, 2)
+    with pytest.raises(DataError, match="vqa_test: option held_out: found 10 with train, expected splits train and val"):
+        read_all(vqa(source, held_out=10), tmp_path / "g")
+    with pytest.raises(DataError, match="option held_out: found 6, expected less than the 6 questions of val"):
+        read_all(vqa(source, splits=("train", "validation=val"), held_out=6), tmp_path / "g2")
+    write_vqa_v2(source, split="val")
+    with pytest.raises(DataError, match="vqa_test: option held_out: found picture 25 in train and val, expected each in one"):
+        read_all(vqa(source, splits=("train", "validation=val"), held_out=1), tmp_path / "g3")
+    with pytest.raises(DataError, match="d: option held_out: found -1, expected at least 0"):
+        VqaV2("s", "d", held_out=-1)
+
+
 def test_the_most_frequent_answers_alone(source: Path, tmp_path: Path) -> None:
     records, errors, lines = read_all(vqa(source, num_answers=1), tmp_path / "g")
     assert errors == [] and [question.question_id for record in records for question in record.questions] == [9000, 25000]
-    assert lines == ["vqa_test: 1 of 3 questions left out: their answer is not of the 1 allowed; 0 of 2 pictures keep no question"]
+    left_out = "1 of 3 questions left out, as none of their answers is of the 1 allowed, and 9 answers of the others"
+    assert lines == [f"vqa_test: {left_out}; 0 of 2 pictures keep no question"]
 
 
 def test_ties_among_frequent_answers_go_by_the_alphabet(source: Path, tmp_path: Path) -> None:
@@ -61,7 +147,8 @@ def test_validation_keeps_the_answers_that_training_has_often(source: Path, tmp_
         )
     records, errors, lines = read_all(vqa(source, split="val", num_answers=2), tmp_path / "g")
     assert errors == [] and [question.answer for record in records for question in record.questions] == ["2"]
-    assert lines == ["vqa_test: 2 of 3 questions left out: their answer is not of the 2 allowed; 1 of 2 pictures keep no question"]
+    left_out = "2 of 3 questions left out, as none of their answers is of the 2 allowed, and 6 answers of the others"
+    assert lines == [f"vqa_test: {left_out}; 1 of 2 pictures keep no question"]
     records, _, _ = read_all(vqa(source, split="val", num_answers=0), tmp_path / "all")
     assert sum(len(record.questions) for record in records) == 3
     both, _, _ = read_all(vqa(source, splits=("train", "validation=val"), num_answers=2), tmp_path / "both")
@@ -82,7 +169,8 @@ def test_a_closed_set_from_a_file(source: Path, tmp_path: Path) -> None:
     (source / "answers.txt").write_text("2\n\nblue\r\n")
     records, _, lines = read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g")
     assert [(record.record_id, len(record.questions)) for record in records] == [("25", 1)]
-    assert lines == ["vqa_test: 2 of 3 questions left out: their answer is not of the 2 allowed; 1 of 2 pictures keep no question"]
+    left_out = "2 of 3 questions left out, as none of their answers is of the 2 allowed, and 6 answers of the others"
+    assert lines == [f"vqa_test: {left_out}; 1 of 2 pictures keep no question"]
     (source / "answers.txt").write_text("\n")
     with pytest.raises(DataError, match="answers.txt: found no answer, expected one a line"):
         read_all(vqa(source, answers_file="answers.txt"), tmp_path / "g2")
