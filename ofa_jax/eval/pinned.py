@@ -143,9 +143,8 @@ def list_rows() -> str:
     for row in ROWS.values():
         low, high = row.band
         band = "" if row.needs else f"{low:g} .. {high:g}"
-        rows.append(
-            (row.name, " ".join(map(_short, row.figures)), band, row.unit, f"{row.eval_set.dataset}/{row.eval_set.split}", row.decode)
-        )
+        where, decode = f"{row.eval_set.dataset}/{row.eval_set.split}", row.decode.replace(DATA, "DATA")
+        rows.append((row.name, " ".join(map(_short, row.figures)), band, row.unit, where, decode))
     widths = [max(len(row[c]) for row in rows) for c in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([

@@ -103,7 +103,8 @@ def reproduce(asked: Asked, *, progress: Callable[[str], None]) -> Reproduced:
         "decode": _way_text(pinned, way),
         "metric": pinned.metric,
         "checkpoint": {
-            "folder": str(folder.absolute()), "step": step, "digest": digest, "averaged": restored.averaged, "tokenizer": tokenizer,
+            "folder": str(folder.absolute()), "step": step, "digest": digest, "run": manager.config(step).name,
+            "averaged": restored.averaged, "tokenizer": tokenizer,
         },
         "data": {"dir": config.data.dir, "digest": _data_digest(config, pinned)},
         "code": {"digest": code_digest(), "commit": commit(), "versions": versions()},
@@ -257,10 +258,13 @@ def _text(pinned: Pinned, entry: dict[str, Any], folder: Path) -> str:
     lines = [
         ("row", f"{pinned.name}: {_set_text(pinned)}"),
         ("decode", entry["decode"]),
-        ("checkpoint", f"step {at['step']:,} of {folder}{weights}, digest {at['digest'] or 'none (its format has none)'}"),
+        (
+            "checkpoint",
+            f"step {at['step']:,} of {folder} (config {at['run']}){weights}, digest {at['digest'] or 'none (its format has none)'}",
+        ),
     ]
     if pinned.is_debug:
-        lines.append(("debug", f"generated fixtures instead of {row.eval_set.dataset}/{row.eval_set.split}: the numbers mean nothing"))
+        lines.append(("debug", _debug_text(pinned)))
     if pinned.metric:
         scale = f" x {row.scale:g}" if row.scale != 1 else ""
         value, interval = _number(entry["value"]), _range(entry["interval_95"])
@@ -276,6 +280,16 @@ def _text(pinned: Pinned, entry: dict[str, Any], folder: Path) -> str:
     lines.append(("code", f"ofa_jax {code['versions']['ofa_jax']}, {of}, files {code['digest']}"))
     lines.append(("again", entry["command"]))
     return "\n".join(f"{key.ljust(_SHOWN - 1)}{text}" for key, text in lines)
+
+
+def _debug_text(pinned: Pinned) -> str:
+    row = pinned.row
+    instead = [f"generated fixtures instead of {row.eval_set.dataset}/{row.eval_set.split}"]
+    if pinned.decode != row.decode:
+        instead.append(f"{pinned.decode} instead of {row.decode.replace(DATA, 'DATA')}, as the fixtures' answers are others")
+    if pinned.metric != row.metric:
+        instead.append(f"{pinned.metric} instead of {row.metric or 'a file for the leaderboard'}, as one answer is known to each question")
+    return f"{'; '.join(instead)}: the numbers mean nothing"
 
 
 def _verdict(entry: dict[str, Any], *, is_debug: bool) -> str:
