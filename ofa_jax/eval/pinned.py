@@ -108,7 +108,7 @@ def wanted_digest(pinned: Pinned, text: str) -> tuple[str, str]:
     own = pinned.row.digest if not pinned.is_debug else ""
     if own and found and not own.startswith(found):
         raise ConfigError(f"--digest={text}: found {found} for {pinned.name}, expected {own}, which the row itself pins")
-    return (found, who) if found else (own, "the row" if own else "")
+    return (own, "the row") if own else (found, who)
 
 
 def _read_digest(name: str, text: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import shlex
@@ -172,6 +173,10 @@ def test_a_digest_is_read_from_a_file_by_row(tmp_path):
     path.write_text(json.dumps({"refcoco/tiny/val": {"value": 80.2, "checkpoint": {"digest": digest}}}))
     assert wanted_digest(pinned, str(path)) == (digest, str(path))
     assert wanted_digest(pinned, digest[:12]) == (digest[:12], "--digest") and wanted_digest(pinned, "") == ("", "")
+    of_row = dataclasses.replace(pinned, row=dataclasses.replace(pinned.row, digest=digest))
+    assert wanted_digest(of_row, "") == wanted_digest(of_row, digest[:12]) == (digest, "the row")
+    with pytest.raises(ConfigError, match=f"found {'f' * 12} for refcoco/tiny/val, expected {digest}, which the row itself pins"):
+        wanted_digest(of_row, "f" * 12)
     for content, sentence in (
         ("{", "found what is no JSON"),
         ('{"refcoco/tiny/testA": "a"}', "found refcoco/tiny/testA, expected the row refcoco/tiny/val among them"),
