@@ -62,7 +62,7 @@ def reproduce(asked: Asked, *, progress: Callable[[str], None]) -> Reproduced:
     """Evaluates a row, writes what it found into the run's folder and returns it as text.
 
     On several hosts all call it; they share the examples, and the first scores and writes. Raises CheckpointError for a checkpoint of
-    another digest, size or tokeniser, DataError for a set that is not there, ConfigError as `ways_of` does.
+    another digest, size or tokeniser, DataError for a set that is not there, ConfigError as `ways_of` and METEOR's program do.
     """
     start, pinned = time.perf_counter(), asked.pinned
     folder, step = named_checkpoint(asked.checkpoint, run_folder(pinned.config), asked.step)
@@ -71,6 +71,8 @@ def reproduce(asked: Asked, *, progress: Callable[[str], None]) -> Reproduced:
     checkpoint, digest = folder / "checkpoints" / str(step), manager.digest(step)
     _check_digest(asked, checkpoint, digest)
     config = _with_vocabulary(pinned, manager, step)
+    if pinned.metric == "meteor" and hosts.is_first():
+        METRICS["meteor"](["a cat"], [["a cat"]], [])  # a program of others: that it is missing is found before hours of decoding
     progress(f"{pinned.name}: {_set_text(pinned)}, {pinned.decode}; {checkpoint}, digest {digest or 'none'}")
     with _told_how_to_prepare(pinned):
         world = load_world(config, config.eval.sets)

@@ -25,6 +25,7 @@ from ofa_jax.eval.collect import task_of
 from ofa_jax.eval.pinned import ROOT, list_rows, pin, wanted_digest
 from ofa_jax.eval.scoring import METRICS
 from ofa_jax.eval.ways import settings_of
+from ofa_jax.metrics.meteor import JAR_VARIABLE
 from ofa_jax.models import ofa
 from ofa_jax.prepare import build_flags, fixtures
 from ofa_jax.vocab.tokenizer import load_tokenizer
@@ -250,3 +251,10 @@ def test_another_checkpoint_is_refused_before_anything_is_computed(run, reproduc
     other.write_bytes((folder / "data" / "fixtures" / "tokenizer.model").read_bytes() + b"\x1a\x00")
     code, _, err = reproduce(f"--reproduce={ROW}:debug", f"--config.vocab.path={other}")
     assert code == launch_eval.EXIT_MISTAKE and "found the tokeniser" in err and "expected that of the checkpoint" in err
+
+
+def test_a_metric_that_cannot_run_is_found_before_anything_is_decoded(run, reproduce, monkeypatch):
+    monkeypatch.setenv(JAR_VARIABLE, "none.jar")
+    code, _, err = reproduce("--reproduce=coco_caption/tiny/meteor:debug", f"--checkpoint={run[1]}")
+    assert code == launch_eval.EXIT_MISTAKE and "metric meteor: found no file none.jar" in err
+    assert "short_captioning" not in err  # it had not begun
