@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +17,7 @@ import numpy as np
 from ofa_jax.config.render import config_hash
 from ofa_jax.config.schema import AnyRun
 from ofa_jax.doctor.report import Finding
+from ofa_jax.monitor.code import code_digest
 from ofa_jax.parallel import hosts
 
 MAX_SKEW_S = 1.0  # between two hosts' clocks: files are stamped, and hosts are called silent, by them
@@ -66,15 +65,6 @@ def facts(config: AnyRun, packages: Mapping[str, str]) -> dict[str, Any]:
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "LIBTPU_INIT_ARGS": os.environ.get("LIBTPU_INIT_ARGS", ""),
     }
-
-
-def code_digest() -> str:
-    """Returns a short digest of this program's own Python files."""
-    root = Path(__file__).resolve().parents[1]
-    hasher = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        hasher.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return hasher.hexdigest()[:12]
 
 
 def compare(all_facts: Sequence[Mapping[str, Any]], *, check: str) -> list[Finding]:

@@ -19,12 +19,13 @@ from typing import Any
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import EvalSetConfig
 from ofa_jax.data.records import NO_ID, Question
-from ofa_jax.eval.collect import choose_items
+from ofa_jax.eval.collect import PER_PICTURE, choose_items
 from ofa_jax.eval.submission import ScoredBox, check_ids, first_few, write_captions, write_detections, write_vqa_answers
 from ofa_jax.eval.world import World
 from ofa_jax.metrics.detection_ap import rank_scores
 
-KINDS = {"vqa": "question", "captioning": "image", "detection": "image"}  # task that has a format -> what its ids are of
+# Task that has a format -> what its ids are of.
+KINDS = {"vqa": "question", "captioning": "image", "detection": "image", "answering": "question", "short_captioning": "image"}
 FOLDER, ENDING = "submissions", ".submission.json"
 _LAST_NUMBER = re.compile(r"[0-9]+\Z")
 
@@ -160,7 +161,7 @@ class Submissions:
             if lost:
                 named = first_few([f"{label!r} {count}x" for label, count in lost.most_common()])
                 said += f"; {lost.total()} more of {len(lost)} labels are left out, no categories of {plan.reference.path}: {named}"
-        elif task == "captioning":
+        elif task in PER_PICTURE:
             write_captions(path, [(line.image_id(), line.get("prediction", str)) for line in read], expected_ids=plan.ids)
             said = f"{len(lines)} captions"
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -36,6 +38,41 @@ def named_checkpoint(checkpoint: str | None, default: Path, step: int | None) ->
     return folder, step if named is None else named
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The weights of a checkpoint, for a `Predictor`: of each host on a device of its own, where there are several."""
+
+    graphdef: Any
+    params: Any
+    stats: Any
+    step: int
+    averaged: bool  # params are the average of the weights
+    num_params: int
+
+
+def open_checkpoints(config: RunConfig, folder: Path) -> CheckpointManager:
+    """Returns the checkpoints of the run in `folder`, to be read. Raises CheckpointError where there is no complete one."""
+    manager = CheckpointManager(folder, read_only=True, base=config.init.checkpoint)
+    if not manager.steps():
+        raise CheckpointError(
+            f"{manager.directory}: found no complete checkpoint; run python launch/train.py with the same --config first, or name another "
+            "run's folder with --checkpoint"
+        )
+    return manager
+
+
+def restore(config: RunConfig, manager: CheckpointManager, step: int | None) -> Restored:
+    """Returns the weights of checkpoint `step` (None: the newest) for the model of `config`, the average where there is one. Raises
+    CheckpointError where it is of another model."""
+    graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
+    abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
+    restored = manager.restore_params(abstract, abstract_stats, step=step)
+    weights = restored.params, restored.stats
+    if hosts.count() > 1:  # each host decodes its own share, on a device of its own
+        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+    return Restored(graphdef, *weights, restored.step, restored.averaged, ofa.num_params(abstract, config.vocab))
+
+
 def evaluate_checkpoint(
     config: RunConfig,
     sets: Sequence[EvalSetConfig],
@@ -53,26 +90,16 @@ def evaluate_checkpoint(
 
     Raises CheckpointError where the run has no complete checkpoint, and as `leaderboard.prepare`.
     """
-    manager = CheckpointManager(folder, read_only=True, base=config.init.checkpoint)
-    if not manager.steps():
-        raise CheckpointError(
-            f"{manager.directory}: found no complete checkpoint; run python launch/train.py with the same --config first, or name another "
-            "run's folder with --checkpoint"
-        )
+    manager = open_checkpoints(config, folder)
     world = load_world(config, sets)
     ways = ways_of(world, sets)
     submissions = None if submission is None else leaderboard.prepare(world, sets, submission)
-    graphdef, abstract = jax.eval_shape(lambda: ofa.create(config.model, config.vocab, jax.random.key(0), precision=config.precision))
-    abstract_stats = jax.eval_shape(lambda: ofa.init_stats(config.model, precision=config.precision))
-    restored = manager.restore_params(abstract, abstract_stats, step=step)
-    weights = restored.params, restored.stats
-    if hosts.count() > 1:  # each host decodes its own share, on a device of its own
-        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+    restored = restore(config, manager, step)
     evaluation = evaluate(
         config,
-        graphdef=graphdef,
-        params=weights[0],
-        stats=weights[1],
+        graphdef=restored.graphdef,
+        params=restored.params,
+        stats=restored.stats,
         tokenizer=world.tokenizer,
         build_row=world.build_row,
         open_source=world.open_source,
@@ -94,7 +121,7 @@ def evaluate_checkpoint(
     if with_report:
         facts = {
             "checkpoint": checkpoint,
-            "parameters": f"{ofa.num_params(abstract, config.vocab):,}",
+            "parameters": f"{restored.num_params:,}",
             "evaluated in": f"{seconds:.0f} s on {jax.devices()[0].device_kind}",
         }
         said.append(f"report: {write_report(folder, config, facts=facts)}")

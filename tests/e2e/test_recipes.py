@@ -36,6 +36,21 @@ RECIPES = {
     "laptop_fashion_mnist:light=lora": "what does the image describe?",
     "laptop_painting": "what is the complete image? caption: a dog",
 }
+ROWS = {  # one of the published rows of a recipe, where it has any
+    "coco_caption": "coco_caption/large/cider",
+    "coco_caption_reward": "coco_caption_reward/large/bleu4",
+    "refcoco": "refcoco/large/testB",
+    "vqa_v2": "vqa_v2/large/test-std",
+    "snli_ve": "snli_ve/large/test",
+    "gigaword": "gigaword/large/rouge_l",
+    "glue:data=mnli": "glue/large/mnli",
+    "glue:data=mrpc": "glue/large/mrpc",
+    "glue:data=qnli": "glue/large/qnli",
+    "glue:data=qqp": "glue/large/qqp",
+    "glue:data=rte": "glue/large/rte",
+    "glue:data=sst2": "glue/large/sst2",
+    "imagenet": "imagenet/large/top1",
+}
 QUICK = ("refcoco", "vqa_v2", "glue:data=cola")  # a picture and a box, a picture and a prompt, texts and a closed set
 
 
@@ -51,6 +66,11 @@ def test_a_recipe_is_evaluated_and_asked_too(recipe: str, tmp_path: Path) -> Non
     run([sys.executable, str(ROOT / "launch" / "eval.py"), config, *flags], tmp_path)
     results = json.loads((workdir / "eval.json").read_text())
     assert results and all(found["n"] for metrics in results.values() for found in metrics.values()), results
+    if recipe in ROWS:
+        row = f"{ROWS[recipe]}:debug"
+        said = run([sys.executable, str(ROOT / "launch" / "eval.py"), f"--reproduce={row}", f"--checkpoint={workdir}"], tmp_path)
+        found = json.loads((workdir / "reproduced.json").read_text())[row]
+        assert found["n"] and found["checkpoint"]["step"] == 4 and "the numbers mean nothing" in said
     if not RECIPES[recipe].startswith("what is the complete image?"):  # what is painted without a picture is drawn by evaluation alone
         run([sys.executable, str(ROOT / "launch" / "predict.py"), f"--checkpoint={workdir}", f"--text={RECIPES[recipe]}"], tmp_path)
 

@@ -422,6 +422,24 @@ def test_flags_that_do_not_fit_are_one_sentence(run, world):
         leaderboard.prepare(world, part, request_of("", [f"{folder}/captions.json"]))
 
 
+def test_tasks_of_fine_tuning_have_the_formats_of_their_kind(run, world, tmp_path):
+    vqa, captioning = (
+        dataclasses.replace(eval_set, name=task, task=task)
+        for eval_set, task in zip(run[1].eval.sets[:2], ("answering", "short_captioning"), strict=True)
+    )
+    submissions = leaderboard.prepare(
+        world, [vqa, captioning], request_of("", [str(run[0] / f"{n}.json") for n in ("questions", "captions")])
+    )
+    answers = [{"question_id": (FIRST + i) * 1000 + k, "prediction": "cat"} for i in range(COUNT) for k in (0, 1)]
+    captions = [{"record": f"test.tsv@7/{FIRST + i}", "prediction": "a cat"} for i in range(COUNT)]
+    for name, lines, first in (
+        ("answering", answers, {"question_id": FIRST * 1000, "answer": "cat"}),
+        ("short_captioning", captions, {"image_id": FIRST, "caption": "a cat"}),
+    ):
+        submissions.write(name, lines, source="predictions.jsonl", results=tmp_path, name=name)
+        assert json.loads((tmp_path / "submissions" / f"{name}.submission.json").read_text())[0] == first
+
+
 def test_labels_that_are_no_category_are_counted_and_named(run, world, tmp_path):
     folder, config = run
     submissions = leaderboard.prepare(world, [config.eval.sets[2]], request_of("", [f"{folder}/instances.json"]))
