@@ -167,6 +167,7 @@ def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
             decode=config.eval.decode if own_data else tuple(way for way in config.eval.decode if _fits_fixtures(way)),
             batch_rows=8,
             bootstrap_samples=100,
+            pictures=dataclasses.replace(config.eval.pictures, captioner=""),  # a run that need not be there
         ),
         steps=DEBUG_STEPS,
         precision="f32",
