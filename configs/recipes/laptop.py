@@ -78,4 +78,4 @@ def lightened(config: RunConfig, method: str, *, learning_rate: float) -> RunCon
     )
 
 
-__all__ = ["DIR", "laptop", "lightened"]
+__all__ = ["DIR", "START", "laptop", "lightened"]
