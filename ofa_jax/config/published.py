@@ -247,9 +247,9 @@ def _classes_and_paintings() -> Iterator[PublishedRow]:
         "accuracy", 100.0, _PERCENT, figures, _MARGIN, f"{_PREPARE} imagenet --source=ILSVRC --data_dir={DATA}", (_SIZE_NOTE,),
     )  # fmt: skip
     needs = {
-        "fid": "an Inception network (ofa_jax/metrics/fid.py takes its features)",
-        "clip_score": "CLIP's two encoders, which choose the best of 24 pictures too (ofa_jax/metrics/clip_score.py takes embeddings)",
-        "inception_score": "an Inception network and CLIP's two encoders (ofa_jax/metrics/inception_score.py takes class probabilities)",
+        "fid": "an Inception network's features (--config.eval.pictures.features=FILE.py:function)",
+        "clip_score": "CLIP's two encoders (--config.eval.pictures.images=FILE.py:function and .texts=)",
+        "inception_score": "an Inception network's probabilities (--config.eval.pictures.probabilities=FILE.py:function)",
     }
     clip = (Figure(34.0, "released", f"{_SCRIPT}: at least about, on validation, after stage 2"), Figure(34.4, "unverified", _PAPER))
     paintings = {"fid": (Figure(10.5, "unverified", _PAPER),), "clip_score": clip, "inception_score": (Figure(31.1, "unverified", _PAPER),)}
@@ -259,7 +259,8 @@ def _classes_and_paintings() -> Iterator[PublishedRow]:
             EvalSetConfig("paintings/test", "image_generation", "coco_captions", "test"), "none", 0,
             "drawn:sample,beam=24,top_k=256,max_len=1024,seed=42",  # evaluate_image_gen.sh
             "", 1.0, column, found, _MARGIN, _COCO, (_SIZE_NOTE,),
-            needs=f"pictures of the whole test set, drawn by the VQGAN, and {needs[column]}",
+            needs=f"{needs[column]} and a scorer that chooses of 24 pictures (--config.eval.decode, scorer=FILE.py:function); "
+            f"python launch/eval.py --config=configs/finetune/image_generation_reward.py takes them",
         )  # fmt: skip
 
 
