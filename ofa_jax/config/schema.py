@@ -14,6 +14,7 @@ from typing import Literal
 from ofa_jax.config.rows import CODE_ROWS, PROMPTED_ROWS, Row
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
+OPTIONAL_PARTS = ("pictures", "codes")  # what `ModelConfig.without` may name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,19 @@ class ModelConfig:
     attention: Literal["reference", "cudnn", "pallas"] = "reference"  # of training; cudnn: on NVIDIA GPUs, pallas: on TPUs
     dropout_bits: Literal["hash", "threefry"] = "hash"  # hash: a few instructions a number, and masks are made again, not kept
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
+    # Parts that the model does not have (`OPTIONAL_PARTS`): pictures, what reads them (the ResNet and its place in the encoder); codes,
+    # what writes them (places and norms of image codes in the decoder).
+    without: tuple[str, ...] = ()
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures may be among the inputs."""
+        return "pictures" not in self.without
+
+    @property
+    def writes_codes(self) -> bool:
+        """Whether targets may be image codes."""
+        return "codes" not in self.without
 
     @property
     def lora(self) -> tuple[int, float]:
