@@ -171,9 +171,8 @@ def export(
                 write_torch(new, {"args": None, "cfg": None, "model": state, "extra_state": {}, "last_optimizer_state": None})
     progress(f"{out}: {len(state)} tensors, {_size(config)}, from {said}")
     if config.model.without:
-        progress(
-            f"{out} has nothing of {', '.join(config.model.without)} (model.without); what expects those tensors, as OFA's code, draws them"
-        )
+        without = ", ".join(config.model.without)
+        progress(f"{out} has nothing of {without} (model.without): what expects those tensors, as OFA's own code, draws them at random")
 
 
 def write_whole(checkpoint: Path, out: Path, *, override: Override = lambda config: config, progress: Callable[[str], None]) -> None:
@@ -250,8 +249,9 @@ def describe(path: Path) -> str:
         "layers": f"{model.encoder_layers} + {model.decoder_layers}",
         "ResNet stages": str(model.resnet.blocks) if model.reads_pictures else "none",
         "vocabulary": f"{vocab.size:,} = {vocab.num_text:,} text + {vocab.num_codes:,} codes + {vocab.num_bins:,} bins",
-        "positions": f"{model.num_source_positions} source, {model.num_target_positions} target, {model.image_bucket_size} x "
-        f"{model.image_bucket_size} patches, {model.code_grid} x {model.code_grid} codes",
+        "positions": f"{model.num_source_positions} source, {model.num_target_positions} target"
+        + (f", {model.image_bucket_size} x {model.image_bucket_size} patches" if model.reads_pictures else "")
+        + (f", {model.code_grid} x {model.code_grid} codes" if model.writes_codes else ""),
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())

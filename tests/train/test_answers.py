@@ -146,7 +146,6 @@ def test_a_target_outside_of_the_set_costs_infinity_without_a_gradient(config: R
         assert np.isinf(loss) and np.isfinite(grad).all() and not np.asarray(grad)[0, 0].any()
 
 
-@pytest.mark.skipif(len(jax.devices()) < 4, reason="needs four devices")
 def test_devices_that_hold_parts_of_the_vocabulary(config: RunConfig, targets: np.ndarray) -> None:
     with jax.enable_x64(True):
         draw = np.random.default_rng(1)
