@@ -193,6 +193,14 @@ def test_the_masked_loss_has_the_gradient_of_finite_differences(config: RunConfi
         assert np.abs(first[:-1]).max(1).min() > 0 and not np.asarray(gradient)[-1].any()
 
 
+def test_the_longest_class_of_imagenet_fits_its_recipe() -> None:
+    """With EOS behind it: cut, it would be none of the answers, and the run would stop."""
+    name = " platypus, duckbill, duckbilled platypus, duck-billed platypus, Ornithorhynchus anatinus"
+    recipe = read_config("configs/finetune/imagenet.py")
+    assert isinstance(recipe, RunConfig)
+    assert recipe.data.blocks[0].target_len >= len(load_tokenizer(VOCAB).encode(name)) + 1
+
+
 def test_answers_are_taken_from_behind_their_prompts() -> None:
     targets = np.array([[1, 1, 7, 2, 1], [9, 2, 1, 1, 1], [1, 1, 1, 1, 8], [1, 1, 1, 1, 1]], np.int32)
     hidden = jnp.arange(20.0).reshape(4, 5, 1)
