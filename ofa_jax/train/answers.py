@@ -3,7 +3,7 @@
 OFA's recipes for closed sets (VQAv2, SNLI-VE, ImageNet, GLUE) mask the logits of every supervised position by the trie of all answers
 before the softmax (official `constraint_trie`). Which tokens a position allows follows from its own target tokens before it, so that it is
 found on the device, from the trie's arrays. All other ids have probability 0 and no part in the smoothing: the logits are made of the ids
-that occur in the set alone (ImageNet's 1,000 names have some 1,400), and loss and gradient are those of the masked whole.
+that occur in the set alone (ImageNet's 1,000 names have 2,240), and loss and gradient are those of the masked whole.
 """
 
 from __future__ import annotations
