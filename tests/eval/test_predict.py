@@ -27,10 +27,8 @@ from ofa_jax.eval.codec import PatchCodec
 from ofa_jax.eval.collect import collect
 from ofa_jax.eval.instruct import LIKELIEST, Instructor, Request, source_buckets
 from ofa_jax.eval.instruct_drawing import draw_prediction
-from ofa_jax.eval.points import find_checkpoints
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.scoring import read_outputs
-from ofa_jax.eval.sweep import _Models
 from ofa_jax.models import ofa
 from ofa_jax.vocab.layout import bin_id
 
@@ -482,29 +480,6 @@ def test_mistakes_are_one_sentence(run, loaded_once, tmp_path, flags, sentence):
     assert code == 2 and said == "", errors
     assert sentence in errors and errors.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_a_model_of_texts_has_no_place_for_pictures(world, tokenizer, tmp_path, picture):
-    model = dataclasses.replace(world.model, without=("pictures", "codes"))
-    blocks = tuple(block for block in world.data.blocks if block.stream == "text")
-    texts = dataclasses.replace(
-        world, model=model, data=dataclasses.replace(world.data, blocks=blocks), eval=dataclasses.replace(world.eval, sets=())
-    )
-    params = jax.jit(lambda: ofa.create(model, world.vocab, jax.random.key(0))[1])()
-    manager = CheckpointManager(tmp_path / "texts")
-    state = {"params": params, "stats": ofa.init_stats(model), "step": jnp.int32(1), "data_step": jnp.int32(1)}
-    manager.save(1, state, config=texts, identity={"tokenizer": tokenizer.digest}, wait=True)
-    manager.close()
-    instructor = Instructor.load(tmp_path / "texts")
-    assert instructor.predict(Request("what?"), dataclasses.replace(LIKELIEST, max_len=3)).written
-    with pytest.raises(DataError, match="found a picture for a model with model.without=pictures, expected none"):
-        instructor.predict(Request("what?", picture.read_bytes()))
-    with pytest.raises(ConfigError, match="output: found codes for a model with model.without=codes, expected another"):
-        instructor.check(output="codes")
-    (found,) = find_checkpoints([tmp_path / "texts"])
-    sets = [one for one in world.eval.sets if one.task in ("vqa", "text_infilling")]
-    with pytest.raises(ConfigError, match=r"--checkpoint: .*: eval.sets.vqa/scenes.task: found vqa, which reads pictures, expected one of"):
-        _Models(world).check(found, sets)
 
 
 def test_no_run_and_another_tokeniser(run, world, tmp_path, tokenizer):
