@@ -110,7 +110,8 @@ def _run(argv: list[str]) -> int:
     elif flags.command == "describe":
         say(transfer.describe(flags.path))
     else:
-        return _verify(flags, transfer.verify_files(flags.state, flags.inputs, flags.expected, config=given, override=changed))
+        found = transfer.verify_files(flags.state, flags.inputs, flags.expected, config=given, override=changed, progress=say)
+        return _verify(flags, found)
     return 0
 
 

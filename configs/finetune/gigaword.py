@@ -5,7 +5,7 @@ Source: run_scripts/gigaword/train_gigaword.sh (large). ROUGE-L in the README ab
 
 from __future__ import annotations
 
-from configs.recipes.finetuning import finetuning, sized, texts, updates
+from configs.recipes.finetuning import TEXT_ALONE, finetuning, sized, texts, updates
 from ofa_jax.config.debug import with_arg
 from ofa_jax.config.schema import EvalSetConfig, LossConfig, RunConfig
 
@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> RunConfig:
         warmup=0.06,
         drop_path=0.1,
         loss=LossConfig(label_smoothing=0.1, decoder_noise=0.2),
+        model=TEXT_ALONE,
         decode=("beam:beam,beam=6,lenpen=0.7,max_len=32,no_repeat_ngram=3",),
         best="eval/gigaword_rouge_l/gigaword/validation",
     )

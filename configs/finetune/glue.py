@@ -7,7 +7,7 @@ large: SST-2 96.6, RTE 91.0, MRPC 91.7, QQP 92.5, MNLI 90.2, QNLI 94.8.
 
 from __future__ import annotations
 
-from configs.recipes.finetuning import finetuning, sized, texts, updates
+from configs.recipes.finetuning import TEXT_ALONE, finetuning, sized, texts, updates
 from ofa_jax.config.debug import with_arg
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.schema import EvalSetConfig, LossConfig, RunConfig
@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> RunConfig:
         warmup=0.06,
         drop_path=0.1,
         loss=LossConfig(answers="task"),
+        model=TEXT_ALONE,
         decode=("trie:score,answers=task",),
         best=f"eval/{BEST.get(data, 'accuracy')}/{data}/{splits[0]}",
     )

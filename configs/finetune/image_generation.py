@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> RunConfig:
         warmup=2_000 / UPDATES,
         drop_path=0.1,
         loss=LossConfig(constraint_range=CODES, logit_chunk=128),
-        model={"code_image_px": 256},
+        model={"code_image_px": 256, "without": ("pictures",)},
         best="eval/code_accuracy/paintings/validation",
     )
     return with_arg(config, rest)

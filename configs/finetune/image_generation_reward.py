@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> RunConfig:
         warmup=0.0,
         drop_path=0.0,
         loss=LossConfig(constraint_range=CODES, logit_chunk=128),
-        model={"code_image_px": 256, "dropout": 0.0},
+        model={"code_image_px": 256, "dropout": 0.0, "without": ("pictures",)},
         start=f"runs/image_generation_{chosen['size']}",
     )
     return with_arg(

@@ -19,12 +19,13 @@ from ofa_jax.config.schema import EvalSetConfig, LossConfig, RunConfig
 
 ANSWERS = f"{DIR}/imagenet/answers.txt"  # the lines of Caffe's synset_words.txt without their numbers, each once
 UPDATES = 160_000
+LONGEST = 33  # tokens of a name and EOS: those of the platypus; cut, a name would be none of the answers
 
 
 def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: `size=base` and what every config takes."""
     chosen, rest = sized(arg)
-    block = pairs("class_name", "imagenet", rows=256, source_len=16, target_len=32, image_px=480, augment="imagenet")
+    block = pairs("class_name", "imagenet", rows=256, source_len=16, target_len=LONGEST, image_px=480, augment="imagenet")
     config = finetuning(
         "imagenet",
         chosen["size"],

@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> RunConfig:
         steps=3_000,
         learning_rate=1e-3,
         loss=LossConfig(constraint_range=CODES),
-        model={"code_image_px": 4 * SIDE},
+        model={"code_image_px": 4 * SIDE, "without": ("pictures",)},
         frozen=(),
         decode=("drawn:sample,beam=1,top_k=32,tasks=image_generation",),
     )

@@ -30,6 +30,7 @@ from ofa_jax.config.schema import (
 from ofa_jax.config.sizes import SIZES
 
 DIR = "data/finetune"
+TEXT_ALONE = {"without": ("pictures", "codes")}  # of the model: texts are read and written, no parts of pictures are held
 LIKE_BASE = ("tiny", "medium", "base")  # sizes that take base's numbers
 
 
@@ -104,4 +105,4 @@ def sized(arg: str, *, size: str = "large", **others: str) -> tuple[dict[str, st
     return chosen, rest
 
 
-__all__ = ["DIR", "LIKE_BASE", "finetuning", "pairs", "sized", "texts", "updates"]
+__all__ = ["DIR", "LIKE_BASE", "TEXT_ALONE", "finetuning", "pairs", "sized", "texts", "updates"]

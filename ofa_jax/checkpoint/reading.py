@@ -185,12 +185,12 @@ class CheckpointReader:
         under = {} if base is None else self._load_base(step, base, wanted)
         return laid_over(under, self._load(step, kept(wanted, base)))
 
-    def parameter_paths(self, step: int | None = None) -> set[tuple[str, ...]]:
-        """Returns the paths in the model of all parameters that a checkpoint (default: the newest) holds or leaves to its base."""
-        step = self._resolve(step)
-        stored, base = self._metadata(step).metadata, self.about(step).base
-        names = [*walk(stored["ema" if "ema" in stored else "params"]), *(base.params if base else ())]
-        return {tuple(name.split("/")) for name in names}
+    def parameter_shapes(self, step: int | None = None) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """Returns the shapes of all parameters that a checkpoint (default: the newest) holds or leaves to its base, by path in the model.
+        Raises `CheckpointError` where the base is not found."""
+        stored = self._shapes(self._resolve(step))
+        found = walk(stored["ema" if "ema" in stored else "params"])
+        return {tuple(name.split("/")): tuple(leaf.shape) for name, leaf in found.items()}
 
     def digest(self, step: int | None = None) -> str:
         """Returns the digest that stands for a checkpoint (default: the newest), or an empty text where its format has none."""

@@ -6,7 +6,7 @@ Every finding is one sentence: the field, what was found, what was expected and,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ofa_jax.config.check_vqgan import vqgan_problems
@@ -23,8 +23,8 @@ from ofa_jax.config.findings import (
     resolve_mesh,
     run_findings,
 )
-from ofa_jax.config.rows import ANSWERS, CODE_ROWS, CODE_TASKS, PROMPTED_ROWS, SEQUENCES_PER_ITEM, TASK_NAMES
-from ofa_jax.config.schema import UNK_ID, AnyRun, BlockConfig, RunConfig, VQGANRunConfig
+from ofa_jax.config.rows import ANSWERS, CODE_ROWS, CODE_TASKS, PROMPTED_ROWS, SEQUENCES_PER_ITEM, TASK_NAMES, TEXT_TASKS
+from ofa_jax.config.schema import OPTIONAL_PARTS, UNK_ID, AnyRun, BlockConfig, EvalSetConfig, ModelConfig, RunConfig, VQGANRunConfig
 
 BOX_TASKS = ("grounding", "grounded_captioning", "detection")
 MODEL_PARTS = ("embedding", "resnet", "encoder", "decoder")
@@ -53,6 +53,7 @@ def problems(config: AnyRun, num_devices: int | None = None, *, training: bool =
     yield from _loss(config)
     yield from _vocab(config)
     yield from _model(config)
+    yield from _parts_used(config)
     yield from _reward(config)
     if training:
         yield from _mesh(config, num_devices)
@@ -220,6 +221,35 @@ def _model(config: RunConfig) -> Iterator[str]:
             f"model.code_filler_id: found {model.code_filler_id}, expected an image position id, from 0 to "
             f"{model.num_image_positions - 1} (model.image_bucket_size squared)"
         )
+
+
+def _parts_used(config: RunConfig) -> Iterator[str]:
+    """What the run reads or writes for which the model has no part (`model.without`)."""
+    model = config.model
+    for name in model.without:
+        if name not in OPTIONAL_PARTS:
+            yield f"model.without: found {name}, expected parts that a model may lack; {nearest(name, OPTIONAL_PARTS)}"
+    why = f"because model.without={','.join(model.without)}"
+    for block in config.data.blocks:
+        path = f"data.blocks.{block.name}"
+        if not model.reads_pictures and block.stream != "text":
+            yield f"{path}.stream: found {block.stream}, expected text, whose rows have no picture, {why}"
+        codes = sorted({source.row for source in block.sources if source.row in CODE_ROWS})
+        if not model.writes_codes and codes:
+            yield f"{path}.sources: found rows {', '.join(codes)}, whose targets are image codes, expected others, {why}"
+    yield from unreadable_sets(config.eval.sets, model)
+    if not model.reads_pictures and "resnet" in config.init.parts:
+        yield f"init.parts: found resnet, expected other parts, {why}"
+
+
+def unreadable_sets(sets: Sequence[EvalSetConfig], model: ModelConfig) -> Iterator[str]:
+    """Yields the evaluation sets whose task reads or writes what `model` has no part for (`model.without`)."""
+    why = f"because model.without={','.join(model.without)}"
+    for one in sets:
+        if not model.reads_pictures and one.task in TASK_NAMES and one.task not in TEXT_TASKS:
+            yield f"eval.sets.{one.name}.task: found {one.task}, which reads pictures, expected one of {', '.join(TEXT_TASKS)}, {why}"
+        if not model.writes_codes and one.task in CODE_TASKS:
+            yield f"eval.sets.{one.name}.task: found {one.task}, whose targets are image codes, expected another task, {why}"
 
 
 def _mesh(config: RunConfig, num_devices: int | None) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ofa_jax.config.schema import AnyRun, RunConfig, VQGANRunConfig
 _UNSAID_WHEN_EMPTY = (
     "classes", "later_weights", "rand_augment", "stage_steps", "keep_every", "keep_best", "best_metric", "lowest_is_best",
     "loss_every_steps", "reference", "trace_step", "wandb", "answers", "decoder_noise", "decode", "reward", "question_objects",
-    "captioner", "features", "real", "probabilities", "images", "texts",
+    "captioner", "features", "real", "probabilities", "images", "texts", "without",
 )  # fmt: skip
 _UNSAID_AS = {"deadline_s": 1_200.0, "content": "all", "pixel_scale": "half"}  # the schema's defaults, which few configs change
 _ONE_LINE = ("guard",)  # a policy that is read as a whole

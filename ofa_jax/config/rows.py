@@ -31,6 +31,7 @@ TASK_NAMES = (
     "captioning", "matching", "grounding", "grounded_captioning", "vqa", "detection", "image_infilling", "text_infilling",
     "short_captioning", "answering", "entailment", "classification", "image_generation", "summarisation", *GLUE,
 )  # fmt: skip
+TEXT_TASKS = ("text_infilling", "image_generation", "summarisation", *GLUE)  # that read no picture
 PROMPTED_ROWS = ("answer", "entailment", *GLUE)  # whose decoder reads the source first (`tasks.base.Prompt`)
 # Row kind -> all that its task answers, where that is known without data (`tasks.base.Task.answers`).
 _YES_NO = ("no", "yes")

@@ -16,6 +16,7 @@ from ofa_jax.config.rows import CODE_AREAS, PROMPTED_ROWS, CodeArea, Row
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = 0, 1, 2, 3  # fairseq's order, which OFA keeps
 # Of red, green and blue, in shares of the highest level (torchvision's and timm's IMAGENET_DEFAULT_MEAN and _STD).
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OPTIONAL_PARTS = ("pictures", "codes")  # what `ModelConfig.without` may name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,19 @@ class ModelConfig:
     convolution: Literal["xla", "matmul"] = "xla"  # matmul: sums of shifted products, faster backward on CPUs
     # What pixels are normalised by, in training and wherever the model is asked: mean and deviation 0.5, or ImageNet's by channel.
     pixel_scale: Literal["half", "imagenet"] = "half"
+    # Parts that the model does not have (`OPTIONAL_PARTS`): pictures, what reads them (the ResNet and its place in the encoder); codes,
+    # what writes them (places and norms of image codes in the decoder).
+    without: tuple[str, ...] = ()
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures may be among the inputs."""
+        return "pictures" not in self.without
+
+    @property
+    def writes_codes(self) -> bool:
+        """Whether targets may be image codes."""
+        return "codes" not in self.without
 
     @property
     def lora(self) -> tuple[int, float]:

@@ -13,25 +13,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ofa_jax.config.errors import ConvertError
-from ofa_jax.config.schema import ModelConfig, ResNetConfig, VocabConfig
+from ofa_jax.config.schema import OPTIONAL_PARTS, ModelConfig, ResNetConfig, VocabConfig
 from ofa_jax.config.sizes import SIZES
-from ofa_jax.convert.names import EMBEDDING, TIED
+from ofa_jax.convert.names import EMBEDDING, TIED, absent_parts
 from ofa_jax.convert.weights import NUM_FILLERS
 
 _STRUCTURE = ("width", "ffn_width", "num_heads", "encoder_layers", "decoder_layers")
 
 
 def model_of(state: Mapping[str, Any], *, where: str) -> ModelConfig:
-    """Returns the config of the model whose weights `state` holds, under fairseq's names; only shapes are read.
+    """Returns the config of the model whose weights `state` holds, under fairseq's names; only shapes are read. A part of which it has
+    nothing at all, the pictures' or the codes', is one that the model is without.
 
     `where` begins an error's sentence. Raises ConvertError when a tensor that is needed for it is missing or has an odd shape.
     """
     shape = _Shapes(state, where)
     width = shape("encoder.layernorm_embedding.weight")[0]
-    sides = shape("encoder.embed_image_positions.weight")[0] - 1
-    side = math.isqrt(sides)
-    if side * side != sides:
-        raise ConvertError(f"{where}: encoder.embed_image_positions.weight: found {sides + 1} rows, expected a square number and one")
+    without = absent_parts(state)
+    side = _side(shape, without, where)
     buckets = shape("encoder.token_rel_pos_table_list.0.weight")[0]
     model = ModelConfig(
         width=width,
@@ -39,13 +38,14 @@ def model_of(state: Mapping[str, Any], *, where: str) -> ModelConfig:
         num_heads=shape("encoder.layers.0.self_attn.c_attn")[0],
         encoder_layers=_count(state, r"encoder\.layers\.(\d+)\."),
         decoder_layers=_count(state, r"decoder\.layers\.(\d+)\."),
-        resnet=_resnet_of(state, shape),
+        resnet=ResNetConfig() if "pictures" in without else _resnet_of(state, shape),
         token_bucket_size=(buckets + 1) // 2,
         image_bucket_size=side,
         num_source_positions=shape("encoder.embed_positions.weight")[0],
         num_target_positions=shape("decoder.embed_positions.weight")[0],
         adapter_width=shape(adapter)[0] if (adapter := "encoder.layers.0.adapter.down_proj.weight") in state else 0,
         prompt_lens=(_prompt_len(state, shape, "encoder"), _prompt_len(state, shape, "decoder")),
+        without=without,
     )
     model = dataclasses.replace(model, code_filler_id=min(model.code_filler_id, side * side))
     if "encoder.token_rp_bucket" in state:
@@ -56,15 +56,18 @@ def model_of(state: Mapping[str, Any], *, where: str) -> ModelConfig:
     if size is None:
         return model
     known = SIZES[size]
+    if not model.reads_pictures:
+        model = dataclasses.replace(model, resnet=known.resnet)
     rates = ("dropout", "attention_dropout", "activation_dropout", "encoder_drop_path_rate", "decoder_drop_path_rate")
     return dataclasses.replace(model, **{name: getattr(known, name) for name in rates})
 
 
 def size_of(model: ModelConfig) -> str | None:
-    """Returns the name of the size that has this model's widths, layers, heads and ResNet stages, or None."""
+    """Returns the name of the size that has this model's widths, layers, heads and, where it reads pictures, ResNet stages, or None."""
     for name, known in SIZES.items():
         same = all(getattr(known, field) == getattr(model, field) for field in _STRUCTURE)
-        if same and known.resnet.blocks == model.resnet.blocks and known.resnet.base_width == model.resnet.base_width:
+        front = known.resnet.blocks == model.resnet.blocks and known.resnet.base_width == model.resnet.base_width
+        if same and (front or not model.reads_pictures):
             return name
     return None
 
@@ -107,6 +110,18 @@ def _count(names: Iterable[str], pattern: str) -> int:
 def _prompt_len(state: Mapping[str, Any], shape: _Shapes, stack: str) -> int:
     name = f"{stack}.{stack}_prompt_encoder.embedding.weight"
     return shape(name)[0] if name in state else 0
+
+
+def _side(shape: _Shapes, without: tuple[str, ...], where: str) -> int:
+    """Cells of a side of the picture tables, of either stack; OFA's own where the model has none."""
+    if set(OPTIONAL_PARTS) <= set(without):
+        return ModelConfig.image_bucket_size
+    name = f"{'decoder' if 'pictures' in without else 'encoder'}.embed_image_positions.weight"
+    sides = shape(name)[0] - 1
+    side = math.isqrt(sides)
+    if side * side != sides:
+        raise ConvertError(f"{where}: {name}: found {sides + 1} rows, expected a square number and one")
+    return side
 
 
 def _resnet_of(state: Mapping[str, Any], shape: _Shapes) -> ResNetConfig:

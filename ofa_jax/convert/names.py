@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
-from ofa_jax.config.schema import ModelConfig
+from ofa_jax.config.schema import OPTIONAL_PARTS, ModelConfig
 
 Path = tuple[str, ...]
 Layout = Literal["same", "linear", "convolution"]
@@ -64,8 +65,39 @@ _DECODER_LAYER = {
 _RESNET = "encoder.embed_images"
 
 
+def has_image_cells(model: ModelConfig, stack: str) -> bool:
+    """Returns whether a stack ("encoder", "decoder") knows places in a picture: of patches that it reads, or of codes that it writes."""
+    return model.reads_pictures if stack == "encoder" else model.writes_codes
+
+
+def left_group(name: str, model: ModelConfig) -> str:
+    """Returns the module (`encoder.embed_images`) of fairseq's tensor or buffer `name` where it belongs to a part, of any size, that
+    `model.without` names; else an empty text."""
+    found = (pattern.match(name) for part, pattern in _OF_PART.items() if part in model.without)
+    return next((one[0].rstrip(".") for one in found if one), "")
+
+
+def absent_parts(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the parts (`OPTIONAL_PARTS`) of which a state with these names, fairseq's, has nothing."""
+    names = tuple(names)
+    return tuple(part for part in OPTIONAL_PARTS if not any(_OF_PART[part].match(name) for name in names))
+
+
+_OF_PART = {
+    "pictures": re.compile(
+        r"encoder\.(embed_images|patch_layernorm_embedding|image_proj|embed_image_positions|image_pos_ln|image_rel_pos_table_list|"
+        r"image_rp_bucket)(\.|$)"
+    ),
+    "codes": re.compile(
+        r"decoder\.(code_layernorm_embedding|embed_image_positions|image_pos_ln|image_rel_pos_table_list|image_rp_bucket|image_position_idx)"
+        r"(\.|$)"
+    ),
+}
+
+
 def tensors(model: ModelConfig) -> tuple[Tensor, ...]:
-    """Returns every tensor of the model: parameters and running batch-norm statistics (source: the official modules' state dict)."""
+    """Returns every tensor of the model: parameters and running batch-norm statistics (source: the official modules' state dict), of the
+    parts that it has."""
     found: list[Tensor] = []
 
     def add(path: str, name: str, layout: Layout = "same", *, first: int = 0, tree: Literal["params", "stats"] = "params") -> None:
@@ -87,25 +119,30 @@ def tensors(model: ModelConfig) -> tuple[Tensor, ...]:
     add("embedding/table", EMBEDDING)
     add("encoder/types/table", "encoder.type_embedding.weight")
     norm("encoder/text_norm", "encoder.layernorm_embedding")
-    norm("encoder/image_norm", "encoder.patch_layernorm_embedding")
-    linear("encoder/image_proj", "encoder.image_proj")
+    if model.reads_pictures:
+        norm("encoder/image_norm", "encoder.patch_layernorm_embedding")
+        linear("encoder/image_proj", "encoder.image_proj")
     for part in ("query", "key"):
         linear(f"encoder/position_bias/{part}", f"encoder.pos_{part[0]}_linear")
         linear(f"decoder/self_position_bias/{part}", f"decoder.self_pos_{part[0]}_linear")
         linear(f"decoder/cross_position_bias/{part}", f"decoder.cross_pos_{part[0]}_linear")
     norm("decoder/text_norm", "decoder.layernorm_embedding")
-    norm("decoder/code_norm", "decoder.code_layernorm_embedding")
+    if model.writes_codes:
+        norm("decoder/code_norm", "decoder.code_layernorm_embedding")
 
     for stack, layer, attentions in (
         ("encoder", _ENCODER_LAYER, {"self_attention": "self_attn"}),
         ("decoder", _DECODER_LAYER, {"self_attention": "self_attn", "cross_attention": "encoder_attn"}),
     ):
         add(f"{stack}/positions/text/table", f"{stack}.embed_positions.weight")
-        add(f"{stack}/positions/image/table", f"{stack}.embed_image_positions.weight")
+        has_cells = has_image_cells(model, stack)
+        if has_cells:
+            add(f"{stack}/positions/image/table", f"{stack}.embed_image_positions.weight")
         norm(f"{stack}/positions/text_norm", f"{stack}.pos_ln")
-        norm(f"{stack}/positions/image_norm", f"{stack}.image_pos_ln")
+        if has_cells:
+            norm(f"{stack}/positions/image_norm", f"{stack}.image_pos_ln")
         norm(f"{stack}/norm", f"{stack}.layer_norm")
-        for kind in ("token", "image"):
+        for kind in ("token", "image") if has_cells else ("token",):
             add(f"{stack}/layers/{kind}_relative", f"{stack}.{kind}_rel_pos_table_list.{{}}.weight")
         ours, theirs = f"{stack}/layers", f"{stack}.layers.{{}}"
         for name, their in layer.items():
@@ -124,6 +161,8 @@ def tensors(model: ModelConfig) -> tuple[Tensor, ...]:
         if model.prompt_lens[stack == "decoder"]:
             add(f"{stack}/prompt/embedding/table", f"{stack}.{stack}_prompt_encoder.embedding.weight")
 
+    if not model.reads_pictures:
+        return tuple(found)
     add("resnet/stem", f"{_RESNET}.conv1.weight", "convolution")
     batch_norm("stem_norm", "stem", "bn1")
     for stage, blocks in enumerate(model.resnet.blocks, start=1):

@@ -28,7 +28,7 @@ from ofa_jax.convert.architecture import model_of, size_of, vocab_of
 from ofa_jax.convert.names import EMBEDDING, is_hf
 from ofa_jax.convert.state_files import StateFile, read_state, write_npz, write_safetensors
 from ofa_jax.convert.torch_file import write_torch
-from ofa_jax.convert.weights import Weights, fill, from_state, grown, shapes, to_fairseq_names, to_state
+from ofa_jax.convert.weights import Weights, fill, from_state, grown, left_of, shapes, to_fairseq_names, to_state
 from ofa_jax.convert.whole_file import new_place
 from ofa_jax.models import ofa
 from ofa_jax.models.lora import merged
@@ -89,6 +89,7 @@ def import_ofa(
         progress("\n".join(said) or "no table is shorter than the config's")
     table = _dict_text(config.vocab, bpe, file.path / huggingface.VOCAB_FILE)
     weights = from_state(state, config.model, config.vocab, where=str(file.path))
+    _say_left(file, state, config.model, progress)
     progress(f"{file.path}: {file.format}, {len(file.tensors)} tensors, {_size(config)}")
     return _write_run(out, config, weights, table, progress)
 
@@ -102,6 +103,8 @@ def import_part(
     """
     file = read_state(source)
     where = str(file.path)
+    if part == "resnet" and not config.model.reads_pictures:
+        raise ConvertError(f"--part=resnet: found model.without={','.join(config.model.without)}, expected a model that reads pictures")
     if part == "bart":
         positions = min(config.model.num_source_positions, config.model.num_target_positions)
         found, unused = initial.language_tensors(file.tensors, num_text=config.vocab.num_text, num_positions=positions, where=where)
@@ -167,6 +170,9 @@ def export(
             else:
                 write_torch(new, {"args": None, "cfg": None, "model": state, "extra_state": {}, "last_optimizer_state": None})
     progress(f"{out}: {len(state)} tensors, {_size(config)}, from {said}")
+    if config.model.without:
+        without = ", ".join(config.model.without)
+        progress(f"{out} has nothing of {without} (model.without): what expects those tensors, as OFA's own code, draws them at random")
 
 
 def write_whole(checkpoint: Path, out: Path, *, override: Override = lambda config: config, progress: Callable[[str], None]) -> None:
@@ -237,27 +243,34 @@ def describe(path: Path) -> str:
     model, vocab = config.model, config.vocab
     updates = f", and low-rank updates of rank {model.lora_rank}" if model.lora_rank else ""
     lines |= {
-        "size": size_of(model) or "of its own",
+        "size": _named(model, "of its own"),
         "parameters": f"{count_parameters(dataclasses.replace(model, lora_rank=0), vocab):,}{updates}",
         "width, feed-forward, heads": f"{model.width}, {model.ffn_width}, {model.num_heads}",
         "layers": f"{model.encoder_layers} + {model.decoder_layers}",
-        "ResNet stages": str(model.resnet.blocks),
+        "ResNet stages": str(model.resnet.blocks) if model.reads_pictures else "none",
         "vocabulary": f"{vocab.size:,} = {vocab.num_text:,} text + {vocab.num_codes:,} codes + {vocab.num_bins:,} bins",
-        "positions": f"{model.num_source_positions} source, {model.num_target_positions} target, {model.image_bucket_size} x "
-        f"{model.image_bucket_size} patches, {model.code_grid} x {model.code_grid} codes",
+        "positions": f"{model.num_source_positions} source, {model.num_target_positions} target"
+        + (f", {model.image_bucket_size} x {model.image_bucket_size} patches" if model.reads_pictures else "")
+        + (f", {model.code_grid} x {model.code_grid} codes" if model.writes_codes else ""),
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
 
 
 def verify_files(
-    state: Path, inputs: Path, expected: Path, *, config: RunConfig | None, override: Override = lambda config: config
+    state: Path,
+    inputs: Path,
+    expected: Path,
+    *,
+    config: RunConfig | None,
+    override: Override = lambda config: config,
+    progress: Callable[[str], None],
 ) -> list[verify.Comparison]:
     """Returns the comparison of every array of `expected` with what the weights `state` give on `inputs` (`.npz`, see `verify`, or for a
     VQGAN `vqgan_files`, whose structure the weights say).
 
-    config: the model and vocabulary; None takes what the shapes of the weights say, changed by `override`. Raises ConvertError for
-    weights or inputs that do not fit.
+    config: the model and vocabulary; None takes what the shapes of the weights say, changed by `override`. What the config's model is
+    without is told through `progress`. Raises ConvertError for weights or inputs that do not fit.
     """
     file = read_state(state)
     given, wanted = read_state(inputs).tensors, read_state(expected).tensors
@@ -265,6 +278,7 @@ def verify_files(
         return vqgan_files.verify(file.tensors, given, wanted, where=(str(file.path), str(inputs), str(expected)))
     config, tensors = read_model(file, config=config, override=override)
     verify.check_inputs(given, config.model, config.vocab, where=str(inputs))
+    _say_left(file, tensors, config.model, progress)
     weights = from_state(tensors, config.model, config.vocab, where=str(file.path))
     found = verify.run(weights, given, config.model, config.vocab)
     return verify.compare(found, wanted, given, where=str(expected))
@@ -275,8 +289,18 @@ def count_parameters(model: ModelConfig, vocab: VocabConfig) -> int:
     return sum(math.prod(shape) for name, shape in shapes(model, vocab).items() if ".running_" not in name)
 
 
+def _say_left(file: StateFile, state: dict[str, np.ndarray], model: ModelConfig, progress: Callable[[str], None]) -> None:
+    if left := left_of(state, model):
+        progress(f"left in {file.path}, as model.without={','.join(model.without)}: {left}")
+
+
 def _size(config: RunConfig) -> str:
-    return f"{size_of(config.model) or 'a size of its own'}, {count_parameters(config.model, config.vocab):,} parameters"
+    return f"{_named(config.model, 'a size of its own')}, {count_parameters(config.model, config.vocab):,} parameters"
+
+
+def _named(model: ModelConfig, otherwise: str) -> str:
+    without = f" without {' and '.join(model.without)}" if model.without else ""
+    return (size_of(model) or otherwise) + without
 
 
 def _grouped(names: list[str]) -> Iterator[str]:

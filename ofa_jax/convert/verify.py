@@ -72,6 +72,11 @@ def check_inputs(inputs: Mapping[str, np.ndarray], model: ModelConfig, vocab: Vo
     padding = inputs["src_tokens"] == PAD_ID
     if (padding[:, :-1] & ~padding[:, 1:]).any():
         raise refuse("src_tokens", "padding before a token", "padding at the right end only")
+    without = f"none of it, as model.without={','.join(model.without)}"
+    if "patch_images" in inputs and not model.reads_pictures:
+        raise refuse("patch_images", "it", without)
+    if np.any(inputs.get("code_masks", False)) and not model.writes_codes:
+        raise refuse("code_masks", "rows of image codes", without)
     if "patch_images" not in inputs:
         for name in ("patch_orders", "patch_masks"):
             if name in inputs:

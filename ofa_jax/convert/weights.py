@@ -17,7 +17,7 @@ import numpy as np
 
 from ofa_jax.config.errors import ConvertError
 from ofa_jax.config.schema import ModelConfig, VocabConfig
-from ofa_jax.convert.names import EMBEDDING, TIED, Path, Tensor, from_hf, is_hf, tensors, to_hf
+from ofa_jax.convert.names import EMBEDDING, TIED, Path, Tensor, from_hf, has_image_cells, is_hf, left_group, tensors, to_hf
 from ofa_jax.models import ofa
 from ofa_jax.models.position_bias import image_buckets, token_buckets
 from ofa_jax.parallel.rules import key_path_parts
@@ -84,7 +84,8 @@ def _slots(model: ModelConfig, vocab: VocabConfig) -> Iterator[Slot]:
 
 
 def buffers(model: ModelConfig, *, style: Style = "fairseq") -> dict[str, np.ndarray]:
-    """Returns the integer buffers of the official modules: both bucket tables of each stack and the decoder's code positions."""
+    """Returns the integer buffers of the official modules: both bucket tables of each stack and the decoder's code positions, of the parts
+    that the model has."""
     places = np.arange(model.max_positions)
     relative = places[:, None] - places[None]
     one = token_buckets(relative, bucket_size=model.token_bucket_size, max_positions=model.max_positions).astype(np.int64)
@@ -93,13 +94,14 @@ def buffers(model: ModelConfig, *, style: Style = "fairseq") -> dict[str, np.nda
     grid = np.arange(model.code_grid)
     cells = model.image_bucket_size * grid[:, None] + grid + 1  # a grid wider than the table's runs into its next row, as in theirs
     fillers = np.full(NUM_FILLERS[style], model.code_filler_id)
-    return {
+    found = {
         "encoder.token_rp_bucket": one,
         "decoder.token_rp_bucket": one,
         "encoder.image_rp_bucket": two,
         "decoder.image_rp_bucket": two,
         "decoder.image_position_idx": np.concatenate([[0], cells.reshape(-1), fillers]),
     }
+    return {name: array for name, array in found.items() if not left_group(name, model)}
 
 
 def to_fairseq_names(state: State) -> dict[str, np.ndarray]:
@@ -131,12 +133,13 @@ def _present_names(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarr
 
 
 def from_state(state: State, model: ModelConfig, vocab: VocabConfig, *, where: str) -> Weights:
-    """Returns the weights of a whole state dict, in float32 (float64 stays); names in either style.
+    """Returns the weights of a whole state dict, in float32 (float64 stays); names in either style. What belongs to a part that
+    `model.without` names is not looked at (`left_of` says how much it is).
 
     `where` begins the error's sentence, the file as a rule. Raises ConvertError that lists every tensor that is missing, not expected,
     of another shape or no float, tied matrices that differ, buffers that are not those of the config, and values that are not finite.
     """
-    found = to_fairseq_names(state)
+    found = {name: array for name, array in to_fairseq_names(state).items() if not left_group(name, model)}
     faults = list(_buffer_faults(found, model))
     found = {name: array for name, array in found.items() if not _IGNORED.search(name) and name not in _BUFFER_NAMES}
     faults += _tie_faults(found)
@@ -153,6 +156,17 @@ def from_state(state: State, model: ModelConfig, vocab: VocabConfig, *, where: s
             faults += tensor_faults(name, found[name], shape)
     refuse_faults(faults, where)
     return _assemble(found, slots, model, vocab)
+
+
+def left_of(state: State, model: ModelConfig) -> str:
+    """Returns how many numbers of a state dict belong to parts that `model.without` names, by module of fairseq's ("encoder.embed_images
+    42,476,736, ..."), buffers left out; an empty text where there are none."""
+    counts: dict[str, int] = {}
+    for name, array in to_fairseq_names(state).items():
+        group = left_group(name, model)
+        if group and name not in _BUFFER_NAMES and not _IGNORED.search(name):
+            counts[group] = counts.get(group, 0) + int(array.size)
+    return ", ".join(f"{group} {count:,}" for group, count in counts.items())
 
 
 _BUFFER_NAMES = frozenset(
@@ -226,7 +240,9 @@ def grown(state: State, model: ModelConfig, vocab: VocabConfig, *, seed: int) ->
     new, said = dict(state), []
     draws = np.random.default_rng(seed)
     tables = [(TIED, vocab.size)] + [
-        ((f"{stack}.embed_image_positions.weight",), model.num_image_positions) for stack in ("encoder", "decoder")
+        ((f"{stack}.embed_image_positions.weight",), model.num_image_positions)
+        for stack in ("encoder", "decoder")
+        if has_image_cells(model, stack)
     ]
     for all_names, rows in tables:
         names = [name for name in all_names if name in state]
@@ -284,7 +300,8 @@ def _assemble(found: State, slots: list[Slot], model: ModelConfig, vocab: VocabC
 
 def to_state(weights: Weights, model: ModelConfig, vocab: VocabConfig, *, style: Style = "fairseq") -> dict[str, np.ndarray]:
     """Returns the whole state dict, entry for entry as the official modules have it: weights, three copies of the tied matrix (one
-    array), batch-norm counters (0: they are not kept) and buffers. Linear and convolution weights are copied to PyTorch's order.
+    array), batch-norm counters (0: they are not kept) and buffers; nothing of what `model.without` names. Linear and convolution weights
+    are copied to PyTorch's order.
     """
     values = {
         (tree, key_path_parts(path)): np.asarray(leaf)

@@ -312,6 +312,8 @@ class Instructor:
             raise ConfigError(f"answers: found output {output}, expected text: answers are texts")
         if not 1 <= hypotheses <= (most := 1 if scored else setting.beam):
             raise ConfigError(f"hypotheses: found {hypotheses}, expected 1 to {most}, those that method {setting.method} makes")
+        if output == "codes" and not self.config.model.writes_codes:
+            raise ConfigError("output: found codes for a model with model.without=codes, expected another")
         vocab, limit = self.config.vocab, self._most_tokens() - 1
         constraint, fixed, min_len = Constraint(), output in ("box", "codes"), 0
         if output == "box":
@@ -354,6 +356,8 @@ class Instructor:
             if output in ("box", "objects"):
                 raise DataError(f"{request.name}: found none, expected a picture, whose pixels the boxes of output {output} are")
             return _Ready(ids, None, 0, 0, request.number)
+        if not self.config.model.reads_pictures:
+            raise DataError(f"{request.name}: found a picture for a model with model.without=pictures, expected none")
         try:
             pixels = decode_image(request.picture)
         except ValueError as error:

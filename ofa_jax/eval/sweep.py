@@ -19,6 +19,7 @@ import numpy as np
 
 from ofa_jax.checkpoint.folders import find_run
 from ofa_jax.checkpoint.manager import CheckpointManager
+from ofa_jax.config.check import unreadable_sets
 from ofa_jax.config.decoding import DecodeSetting, SweepConfig, check_settings
 from ofa_jax.config.errors import CheckpointError, ConfigError
 from ofa_jax.config.schema import EvalSetConfig, ModelConfig, RunConfig
@@ -77,7 +78,7 @@ def run_sweep(
     closed = {(p.eval_set.name, p.setting.name): closed_set(world, p.eval_set, p.setting) for p in everything if p.setting.answers}
     models = _Models(world.config)
     for checkpoint in checkpoints:
-        models.check(checkpoint)
+        models.check(checkpoint, sets)
     judge = Judge(world.config, tokenizer=world.tokenizer, build_row=world.build_row, open_source=world.open_source)
     (out / POINTS_DIR).mkdir(parents=True, exist_ok=True)
     done: dict[Point, list[dict[str, Any]]] = {}
@@ -240,10 +241,13 @@ class _Models:
             self._structures[model] = abstract, stats, predictor
         return self._structures[model]
 
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Raises ConfigError when a checkpoint's vocabulary is not that of the config the data is read with."""
-        stored = CheckpointManager(checkpoint.folder, read_only=True).config(checkpoint.step).vocab
-        theirs, ours = (dataclasses.replace(v, path="") for v in (stored, self._config.vocab))
+    def check(self, checkpoint: Checkpoint, sets: Sequence[EvalSetConfig]) -> None:
+        """Raises ConfigError when a checkpoint's vocabulary is not that of the config the data is read with, or when its model lacks a part
+        that `sets` need."""
+        stored = CheckpointManager(checkpoint.folder, read_only=True).config(checkpoint.step)
+        for problem in unreadable_sets(sets, stored.model):
+            raise ConfigError(f"--checkpoint: {checkpoint.name}: {problem}")
+        theirs, ours = (dataclasses.replace(v, path="") for v in (stored.vocab, self._config.vocab))
         if theirs != ours:
             raise ConfigError(f"--checkpoint: {checkpoint.name}: found the vocabulary {theirs}, expected {ours} as in --config")
 

@@ -94,7 +94,8 @@ class DecoderLayer(nnx.Module):
             self.adapter = Adapter(width, config.adapter_width, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        if config.writes_codes:
+            self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.rate, self.adapted = config.dropout, config.adapter_width > 0
 
     def __call__(
@@ -176,8 +177,9 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, policy: Policy):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.code_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.positions = PositionTable(config, config.num_target_positions, policy=policy)
+        if config.writes_codes:
+            self.code_norm = LayerNorm(width, eps=eps, policy=policy)
+        self.positions = PositionTable(config, config.num_target_positions, pictures=config.writes_codes, policy=policy)
         scale = config.attn_scale_factor
         self.self_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
         self.cross_position_bias = PositionProjection(width, config.num_heads, scale_factor=scale, std=std, policy=policy)
@@ -220,6 +222,7 @@ class Decoder(nnx.Module):
         keep_layers: bool,
     ) -> tuple[jax.Array, jax.Array, Any]:
         """Returns (hidden states, what the last norm read, (inputs, cross probabilities) of every layer or None)."""
+        self._check_rows(code_rows)
         config, length = self.config, ids.shape[1]
         input_key, layers_key = split_key(key, 2)
         prompt_key = None if key is None else fold_key(key, 2)
@@ -288,6 +291,7 @@ class Decoder(nnx.Module):
 
     def start(self, encoded: Encoded, length: int, *, code_mask: jax.Array | None, code_rows: CodeRows, beams: int = 1) -> Cache:
         """Returns an empty cache for `length` decoder inputs of `beams` hypotheses a sequence."""
+        self._check_rows(code_rows)
         config = self.config
 
         def step(layer: DecoderLayer, carry: None, xs: None):
@@ -346,6 +350,11 @@ class Decoder(nnx.Module):
         xs = (cache.self_keys, cache.self_values, cache.cross_keys, cache.cross_values, self._prompts(ids.shape[0], None))
         x, (keys, values) = run_layers(self.layers, step, x, xs, num=config.decoder_layers, mode=config.layers, remat="none")
         return self.norm(x)[:, 0], cache._replace(self_keys=keys, self_values=values, self_mask=self_mask)
+
+    def _check_rows(self, code_rows: CodeRows) -> None:
+        """Raises ValueError where targets may be image codes and the model is without them."""
+        if code_rows != "none" and not self.config.writes_codes:
+            raise ValueError(f"code_rows: found {code_rows!r} for a model with model.without=codes, expected 'none'")
 
     def _norm_inputs(self, embedded: jax.Array, code_mask: jax.Array | None, code_rows: CodeRows) -> jax.Array:
         return choose(code_mask, code_rows, lambda: self.text_norm(embedded), lambda: self.code_norm(embedded))

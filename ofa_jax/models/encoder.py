@@ -64,7 +64,8 @@ class EncoderLayer(nnx.Module):
             self.adapter = Adapter(width, config.adapter_width, std=std, policy=policy, stack=stack)
         axes = ("buckets", "heads")
         self.token_relative = parameter((config.num_token_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
-        self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
+        if config.reads_pictures:
+            self.image_relative = parameter((config.num_image_buckets, config.num_heads), axes, std=std, policy=policy, stack=stack)
         self.rate, self.adapted = config.dropout, config.adapter_width > 0
 
     def __call__(
@@ -100,9 +101,10 @@ class Encoder(nnx.Module):
         width, eps, std = config.width, config.layer_norm_eps, config.init_std
         self.types = Embedding(2, width, (None, "width"), std=std, policy=policy)  # 0 text, 1 picture
         self.text_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.image_norm = LayerNorm(width, eps=eps, policy=policy)
-        self.image_proj = Linear(config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
-        self.positions = PositionTable(config, config.num_source_positions, policy=policy)
+        if config.reads_pictures:
+            self.image_norm = LayerNorm(width, eps=eps, policy=policy)
+            self.image_proj = Linear(config.resnet.out_channels, width, ("channels_in", "width"), std=std, policy=policy)
+        self.positions = PositionTable(config, config.num_source_positions, pictures=config.reads_pictures, policy=policy)
         self.position_bias = PositionProjection(width, config.num_heads, scale_factor=config.attn_scale_factor, std=std, policy=policy)
         self.layers = EncoderLayer(config, policy=policy, stack=config.encoder_layers)
         self.norm = LayerNorm(width, eps=eps, policy=policy)
@@ -130,8 +132,12 @@ class Encoder(nnx.Module):
           features: [R, P, C] of R pictures with Q = R * G, or None: sequence q sees picture q // G.
           grid: rows and columns of the P patches. patch_ids: int [Q, P'], the patches each sequence keeps; None keeps all.
           image_mask: bool [R] or [Q]; False hides the whole picture of a row. key: dropout and drop path.
+
+        Raises ValueError for features where the model is without pictures.
         """
         config = self.config
+        if features is not None and not config.reads_pictures:
+            raise ValueError("features: found pictures for a model with model.without=pictures, expected none")
         text_key, image_key, layers_key = split_key(key, 3)
         prompt_key = None if key is None else fold_key(key, 3)
         num, length = text_mask.shape

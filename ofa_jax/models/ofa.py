@@ -29,11 +29,15 @@ NEVER = -1e30
 
 
 class OFA(nnx.Module):
-    """Encoder, decoder, picture network and the one vocabulary matrix that serves both inputs and the output."""
+    """Encoder, decoder, picture network and the one vocabulary matrix that serves both inputs and the output.
+
+    What `config.without` names is not there: neither parameters nor running statistics.
+    """
 
     def __init__(self, config: ModelConfig, vocab: VocabConfig, *, policy: Policy):
         self.embedding = Embedding(vocab.padded_size, config.width, ("vocab", "width"), std=config.init_std, policy=policy)
-        self.resnet = ResNet(config, policy=policy)
+        if config.reads_pictures:
+            self.resnet = ResNet(config, policy=policy)
         self.encoder = Encoder(config, policy=policy)
         self.decoder = Decoder(config, policy=policy)
         self.config, self.vocab, self.policy = config, vocab, policy
@@ -52,7 +56,12 @@ class OFA(nnx.Module):
 
         Returns:
           Features [R, P, C] in the compute dtype, patches row by row, and the new statistics.
+
+        Raises:
+          ValueError: the model is without pictures.
         """
+        if not self.config.reads_pictures:
+            raise ValueError("images: found some for a model with model.without=pictures, expected none")
         pixels = normalise_images(images, hole_mask, scale=self.config.pixel_scale, accum=self.policy.accum)
         features, new_stats = self.resnet(pixels, stats=stats, train=train, key=key)
         return features.reshape(features.shape[0], -1, features.shape[-1]), new_stats
@@ -127,6 +136,16 @@ class OFA(nnx.Module):
         return self.decoder.trace(self.embed(decoder_ids), decoder_ids, encoded, code_mask=code_mask, code_rows=rows)
 
     @jax.named_scope("logits")
+    def rows_of(self, ids: np.ndarray) -> jax.Array:
+        """Returns the rows [U, D] of the vocabulary matrix of the ids int [U], whole on every device."""
+        return layout.all_rows_of(self.embedding.table[...], ids)
+
+    @jax.named_scope("logits")
+    def logits_among(self, hidden: jax.Array, rows: jax.Array) -> jax.Array:
+        """hidden [..., D] -> logits [..., U] of some ids alone, from their `rows_of` [U, D], in `policy.accum`."""
+        return tied_logits(hidden, rows, self.policy.accum)
+
+    @jax.named_scope("logits")
     def logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] -> logits [..., padded V] in `policy.accum`; rows past the vocabulary get -1e30, so probability 0.
 
@@ -159,8 +178,9 @@ def create(model: ModelConfig, vocab: VocabConfig, key: jax.Array, *, precision:
 
 
 def init_stats(model: ModelConfig, *, precision: str = "f32") -> Stats:
-    """Returns the running batch-norm statistics of an untrained model: nested dicts with leaves "mean" 0 and "var" 1."""
-    return resnet.init_stats(model.resnet, policy(precision).accum)
+    """Returns the running batch-norm statistics of an untrained model: nested dicts with leaves "mean" 0 and "var" 1; none without
+    pictures."""
+    return resnet.init_stats(model.resnet, policy(precision).accum) if model.reads_pictures else {}
 
 
 def num_params(params: nnx.State, vocab: VocabConfig) -> int:

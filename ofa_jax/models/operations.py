@@ -4,7 +4,8 @@ numbers that they read and write.
 It is arithmetic on the config, without an array or a trace. Sums, norms, softmax and activations are not counted, as is usual where a
 rate is compared with the peak of a chip's matrix units (PaLM, appendix B). Tests compare a forward pass with the products of the
 traced model exactly, and a training step's, convolutions left out, within one in a hundred. What batch norm, dropout or
-rematerialisation do again or beside is no work of the model and not counted either. `models/floors` makes bytes and seconds of it.
+rematerialisation do again or beside is no work of the model and not counted either. Nor are the logits of a closed set (`loss.answers`):
+of the few ids that occur in it, whose number the config does not say. `models/floors` makes bytes and seconds of it.
 
 Components are the scopes that the model's modules are traced under: "resnet", "encoder/attention", "decoder/ffn" ...; functions that sum
 operations do so by the first part of the name.
@@ -181,7 +182,7 @@ def block_products(config: RunConfig, block: RowBlock) -> Iterator[Product]:
             yield one.times(here)
         for one in decoder_products(model, target=read, memory=text + patches, sampled=sampled):
             yield one.times(here)
-        yield _linear("logits", here * target, width, config.vocab.padded_size)
+        yield _linear("logits", here * target, width, 0 if config.loss.answers else config.vocab.padded_size)
 
 
 def step_products(config: RunConfig) -> Iterator[tuple[Product, int]]:

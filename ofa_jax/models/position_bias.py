@@ -114,15 +114,17 @@ class PositionProjection(nnx.Module):
 
 
 class PositionTable(nnx.Module):
-    """Learned positions of a stack: one table for text places, one for picture cells, each with its own LayerNorm."""
+    """Learned positions of a stack: one table for text places, one for picture cells (with `pictures`), each with its own LayerNorm."""
 
-    def __init__(self, config: ModelConfig, num_text: int, *, policy: Policy):
+    def __init__(self, config: ModelConfig, num_text: int, *, pictures: bool = True, policy: Policy):
         std, eps = config.init_std, config.layer_norm_eps
         axes = ("positions", "width")
         self.text = Embedding(num_text, config.width, axes, std=std, policy=policy)
-        self.image = Embedding(config.num_image_positions, config.width, axes, std=std, policy=policy)
+        if pictures:
+            self.image = Embedding(config.num_image_positions, config.width, axes, std=std, policy=policy)
         self.text_norm = LayerNorm(config.width, eps=eps, policy=policy)
-        self.image_norm = LayerNorm(config.width, eps=eps, policy=policy)
+        if pictures:
+            self.image_norm = LayerNorm(config.width, eps=eps, policy=policy)
         self.config = config
 
     def text_positions(self, length: int) -> jax.Array:

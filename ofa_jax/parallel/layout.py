@@ -136,6 +136,22 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     return flat.reshape(-1, *found.shape[1:])
 
 
+def all_rows_of(table: jax.Array, ids: np.ndarray) -> jax.Array:
+    """Returns rows of the vocabulary whole on every device: table [V / vocab_shards, D], ids int [U], the same on all -> [U, D]."""
+    if vocab_shards() == 1:
+        return jnp.take(table, ids, axis=0, mode="clip")
+    places = ids - first_id(table.shape[0])
+    mine = (places >= 0) & (places < table.shape[0])
+    return lax.psum(jnp.where(mine[:, None], jnp.take(table, jnp.where(mine, places, 0), axis=0, mode="clip"), 0), VOCAB_AXIS)
+
+
+@contextlib.contextmanager
+def whole_vocab() -> Iterator[None]:
+    """Says that logits which are traced inside are of ids that every device has the rows of (`all_rows_of`): none asks another for its."""
+    with own_rows(dataclasses.replace(_ROWS.get(), vocab_shards=1)):
+        yield
+
+
 def meet_vocab(x: jax.Array) -> jax.Array:
     """Returns x [Q, ...] of all devices that hold another part of the vocabulary, [vocab_shards * Q, ...]."""
     if vocab_shards() == 1:

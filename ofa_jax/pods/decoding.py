@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ofa_jax.config.errors import UserError
 from ofa_jax.config.hardware import Topology
 from ofa_jax.config.schema import RunConfig
 from ofa_jax.decode.constraints import Constraint
@@ -45,8 +46,11 @@ class CompiledDecoding:
 def compile_decoding(config: RunConfig, topology: Topology, devices: Sequence[jax.Device]) -> CompiledDecoding:
     """Returns captioning of `PICTURES` pictures a chip, of the side that the run evaluates with, compiled for `devices`.
 
-    Raises `UserError` where the mesh does not fit the devices, `DoesNotFitError` where the compiler finds no room for a program.
+    Raises `UserError` where the model reads no pictures or the mesh does not fit the devices, `DoesNotFitError` where the compiler finds no
+    room for a program.
     """
+    if not config.model.reads_pictures:
+        raise UserError(f"model.without: found {','.join(config.model.without)}, expected a model that reads pictures, to write captions")
     mesh = make_mesh(config.mesh, devices=devices)
     count, px = PICTURES * topology.chips, config.eval.image_px
     graphdef, params = jax.eval_shape(lambda key: create(config.model, config.vocab, key, precision=config.precision), jax.random.key(0))

@@ -177,7 +177,7 @@ def rough_params(config: RunConfig) -> float:
         out = width * net.expansion
         convolutions += channels * (width + out) + blocks * (9 * width * width + width * out) + (blocks - 1) * out * width
         channels = out
-    return layers + config.vocab.padded_size * d + convolutions
+    return layers + config.vocab.padded_size * d + (convolutions if model.reads_pictures else 0.0)
 
 
 def _kept(config: RunConfig, block: RowBlock, item: int) -> float:

@@ -2,7 +2,8 @@
 
 OFA's recipes for closed sets (VQAv2, SNLI-VE, ImageNet, GLUE) mask the logits of every supervised position by the trie of all answers
 before the softmax (official `constraint_trie`). Which tokens a position allows follows from its own target tokens before it, so that it is
-found on the device, from the trie's arrays.
+found on the device, from the trie's arrays. All other ids have probability 0 and no part in the smoothing: the logits are made of the ids
+that occur in the set alone (ImageNet's 1,000 names have 2,240), and loss and gradient are those of the masked whole.
 """
 
 from __future__ import annotations
@@ -35,17 +36,26 @@ class ClosedSet:
         tokenizer = load_tokenizer(config.vocab)
         sequences = [tuple(int(t) for t in ids) for ids in tokenizer.encode_batch([f" {label}" for label in labels])]
         self.where, self._sequences, self._trie = config.loss.answers, frozenset(sequences), build_trie(sequences)
+        self.ids = np.array(sorted({EOS_ID}.union(*sequences)), np.int32)  # all that a position can allow: the columns of its logits
+        self._columns = np.full(config.vocab.size, -1, np.int32)
+        self._columns[self.ids] = np.arange(self.ids.size)
 
-    def allowed(self, target_ids: jax.Array, *, size: int) -> jax.Array:
-        """target_ids int32 [Q, A], answers from their first token on -> bool [Q, A, size]: the ids that may stand at each position."""
-        members = Members(jnp.asarray(self._trie.tokens), jnp.asarray(self._trie.first_child), self._trie.max_children)
+    def columns(self, target_ids: jax.Array) -> jax.Array:
+        """Returns the place in `ids` of each of target_ids int32 [...]; -1, the column of none, for one that is not there."""
+        return jnp.take(jnp.asarray(self._columns), target_ids, mode="clip")
+
+    def allowed(self, target_ids: jax.Array) -> jax.Array:
+        """target_ids int32 [Q, A], answers from their first token on -> bool [Q, A, U]: which of `ids` may stand at each position."""
+        members = Members(jnp.asarray(self._columns[self._trie.tokens]), jnp.asarray(self._trie.first_child), self._trie.max_children)
 
         def advance(states: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.vmap(members.advance)(states, tokens), states
 
         first = members.start(jnp.zeros(target_ids.shape[0], jnp.int32))
-        states = lax.scan(advance, first, target_ids.T)[1].T
-        return jax.vmap(jax.vmap(lambda state: members.allowed(state, size)))(states)
+        # A token that is no member's leads to no node, like the column of none: children that are absent have another.
+        columns = self.columns(target_ids)
+        states = lax.scan(advance, first, jnp.where(columns < 0, self.ids.size, columns).T)[1].T
+        return jax.vmap(jax.vmap(lambda state: members.allowed(state, self.ids.size)))(states)
 
     def check(self, target_ids: np.ndarray, *, where: str) -> None:
         """Raises UserError, beginning with `where`, for the first row of int [Q, T] whose target is none of the answers."""

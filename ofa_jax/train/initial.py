@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,9 +39,12 @@ def find_source(config: AnyRun) -> tuple[CheckpointReader, int]:
 
 def taken_leaves(config: AnyRun, params: Any, source: CheckpointReader, step: int) -> tuple[Leaves, Leaves]:
     """Returns the leaves of `params` (a new run's, or their shapes) that are taken from step `step` of `source`, and those of modules that
-    light fine-tuning adds (`ADDED`) which it has not, and which stay as they were drawn."""
+    light fine-tuning adds (`ADDED`) which it has not, and which stay as they were drawn.
+
+    A leaf that it lacks otherwise is among the first: reading it is an error.
+    """
     parts = config.init.parts or tuple(params)
-    there = source.parameter_paths(step)
+    there = source.parameter_shapes(step)
     leaves = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
     lacking = {path: leaf for path, leaf in leaves.items() if path[0] in parts and path not in there and set(path) & set(ADDED)}
     return {path: leaf for path, leaf in leaves.items() if path[0] in parts and path not in lacking}, lacking
@@ -51,16 +55,17 @@ def take_parameters(config: AnyRun, state: TrainState, *, step: int | None = Non
 
     step: of that checkpoint; default: the newest, or the one that `init.checkpoint` names. The average of the weights is taken where that
     run kept one; running batch-norm statistics come with the ResNet. Optimizer, step and data order stay those of a new run. What light
-    fine-tuning puts into a model (`ADDED`) stays as it was drawn where that run has none. Raises `CheckpointError` when there is no
-    complete checkpoint or a part does not fit.
+    fine-tuning puts into a model (`ADDED`) stays as it was drawn where that run has none; what that run has beside the model of this one
+    (as the image front, where this one reads no pictures) is left there, and the sentence says so. Raises `CheckpointError` when there is
+    no complete checkpoint or a part does not fit.
     """
     parts = config.init.parts or tuple(state.params)
     source, newest = find_source(config)
     step = newest if step is None else step
     leaves, lacking = taken_leaves(config, state.params, source, step)
-    stats = state.stats if "resnet" in parts else None
+    stats = state.stats if "resnet" in parts else {}
     wanted = described(from_paths(leaves))
-    taken = source.restore_params(wanted, None if stats is None else described(stats), step=step, only_wanted=True)
+    taken = source.restore_params(wanted, described(stats), step=step, only_wanted=True)
     new = {key_path_parts(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(taken.params)[0]}
 
     def placed(tree: Any, leaf_of: Callable[[jax.Array], jax.Array]) -> Any:
@@ -74,14 +79,33 @@ def take_parameters(config: AnyRun, state: TrainState, *, step: int | None = Non
         state,
         params=placed(state.params, lambda leaf: leaf),
         ema=None if state.ema is None else placed(state.ema, jnp.copy),  # one buffer cannot be donated twice
-        stats=state.stats if stats is None else taken.stats,
+        stats=taken.stats if stats else state.stats,
     )
     said = f"first parameters of {', '.join(parts)} from step {taken.step} of {source.directory}"
     said += ", averaged weights" if taken.averaged else ""
     if lacking:
         names = ", ".join(name for name in ADDED if any(name in path for path in lacking))
         said += f"; drawn: {sum(leaf.size for leaf in lacking.values()):,} of {names}, which it has not"
+    if left := _left(config, state.params, source.parameter_shapes(step)):
+        said += f"; left there, as this model has no such parts: {left}"
     return state, said
+
+
+def _left(config: AnyRun, params: Any, there: Mapping[tuple[str, ...], tuple[int, ...]]) -> str:
+    """How many parameters of a checkpoint (`there`, shapes by path) the model `params` has no place for, of the parts that are taken: by
+    part of the model, with the modules where it is not all of one."""
+    ours = {key_path_parts(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
+    counts: dict[str, int] = {}
+    modules: dict[str, dict[str, None]] = {}
+    for path, shape in there.items():
+        part = path[0]
+        if path in ours or (config.init.parts and part not in config.init.parts):
+            continue
+        counts[part] = counts.get(part, 0) + math.prod(shape)
+        module = path[1:] if path[-1].endswith("_relative") else path[1:-1]
+        modules.setdefault(part, {})["/".join(module)] = None
+    known = {path[0] for path in ours}
+    return ", ".join(f"{part} {count:,}" + (f" ({', '.join(modules[part])})" if part in known else "") for part, count in counts.items())
 
 
 def described(tree: Any) -> Any:

@@ -64,6 +64,7 @@ def block_loss(
     vocab_size: int,
     config: LossConfig,
     allowed: jax.Array | None = None,
+    columns_of: Callable[[jax.Array], jax.Array] | None = None,
     ignore_prefix: int = 0,
     ignore_eos: bool = False,
 ) -> BlockLoss:
@@ -79,6 +80,7 @@ def block_loss(
       confidence: float [Q].
       task_ids: int32 [Q], -1 for padding sequences, which carry no loss.
       allowed: bool [Q, T, V], the ids that a trie allows; None: all, or those of `config.constraint_range`.
+      columns_of: ids int32 -> their columns in logits that are of some ids alone, [Q, C, U], and in `allowed`; None: an id is its column.
       ignore_prefix, ignore_eos: as in `keep_mask`.
     """
     by_token = config.drop_worst[0] > 0 or config.drop_best[0] > 0
@@ -86,7 +88,7 @@ def block_loss(
     def costs(hidden: jax.Array, target_ids: jax.Array, allowed: jax.Array | None) -> TokenCosts:
         token = token_costs(
             logits_of(layout.meet_vocab(hidden)),
-            target_ids=layout.meet_vocab(target_ids),
+            target_ids=layout.meet_vocab(target_ids if columns_of is None else columns_of(target_ids)),
             confidence=layout.meet_vocab(confidence),
             vocab_size=vocab_size,
             config=config,

@@ -122,21 +122,35 @@ def batch_loss(
                 target_ids = block.target_ids
                 if block_config.prompt_len:
                     hidden, target_ids = take_answers(hidden, target_ids, length=block_config.target_len)
-                part = block_loss(
-                    hidden,
-                    logits_of=narrow.logits,
-                    target_ids=target_ids,
-                    confidence=block.confidence,
-                    task_ids=block.task_ids,
-                    num_tasks=num_tasks,
-                    vocab_size=config.vocab.size,
-                    config=loss_config,
-                    allowed=None if answers is None else answers.allowed(target_ids, size=config.vocab.size),
-                )
+                given: dict[str, Any] = {
+                    "target_ids": target_ids,
+                    "confidence": block.confidence,
+                    "task_ids": block.task_ids,
+                    "num_tasks": num_tasks,
+                    "vocab_size": config.vocab.size,
+                    "config": loss_config,
+                }
+                if answers is None:
+                    part = block_loss(hidden, logits_of=narrow.logits, **given)
+                else:
+                    part = closed_loss(hidden, narrow, answers, **given)
                 parts.setdefault(GROUP_OF_STREAM[stream], []).append(part)
     groups = {name: group_sums(members, config=loss_config, step=step) for name, members in parts.items()}
     loss, _ = total_loss(groups, counts)
     return loss, (stats, groups)
+
+
+def closed_loss(hidden: jax.Array, model: Any, answers: ClosedSet, **given: Any) -> BlockLoss:
+    """Returns `block_loss` of hidden [Q, T, D] where targets are `answers`: its logits are of the ids that occur in them alone."""
+    rows = model.rows_of(answers.ids)  # once, however many chunks of logits there are
+    with layout.whole_vocab():
+        return block_loss(
+            hidden,
+            logits_of=lambda hidden: model.logits_among(hidden, rows),
+            allowed=answers.allowed(given["target_ids"]),
+            columns_of=answers.columns,
+            **given,
+        )
 
 
 def sequence_groups(config: RowBlock, block: Block) -> list[Block]:

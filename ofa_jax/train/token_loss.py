@@ -182,7 +182,8 @@ def token_costs(
     divergence adds, alpha / 2 times it (the two log-probabilities times confidence, as official).
 
     logits: float [Q, T, padded V]; entries from `vocab_size` on are very negative. target_ids: int [Q, T]. confidence: float [Q].
-    allowed: bool, broadcasts to [Q, T, V]; a ValueError beside `config.constraint_range`.
+    allowed: bool, broadcasts to [Q, T, V]; a ValueError beside `config.constraint_range`. With logits of some ids alone, [Q, T, U], it is
+    of those, and target_ids are their columns (-1: of none of them); `vocab_size` stays what the encouraging bonus divides by.
     """
     if config.constraint_range:
         if allowed is not None:
@@ -190,7 +191,7 @@ def token_costs(
         allowed = range_mask(config.constraint_range, num_ids=vocab_size)
     if allowed is not None:
         part = logits.shape[-1]
-        padding = part * layout.vocab_shards() - vocab_size
+        padding = part * layout.vocab_shards() - allowed.shape[-1]
         allowed = jnp.pad(allowed, (*((0, 0),) * (allowed.ndim - 1), (0, padding)))
         allowed = lax.dynamic_slice_in_dim(allowed, layout.first_id(part), part, -1) if layout.vocab_shards() > 1 else allowed
     log_probs = log_probabilities(logits, allowed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ofa_jax.config.check import check, problems
+from ofa_jax.config.check import check, problems, unreadable_sets
 from ofa_jax.config.errors import ConfigError
 from ofa_jax.config.findings import resolve_mesh
 from ofa_jax.config.load import override, read_config
@@ -89,6 +89,10 @@ BROKEN = {
     "model.code_image_px=30": "model.code_image_px: found 30, expected a multiple of 4 (model.code_stride): nearest 28 or 32",
     "model.code_filler_id=257": "model.code_filler_id: found 257",
     "model.image_bucket_size=4": "model.code_image_px: found a code grid of 8 a side, expected at most model.image_bucket_size=4",
+    "model.without=picture": "model.without: found picture, expected parts that a model may lack; did you mean pictures?",
+    "model.without=pictures": "data.blocks.scenes.stream: found pairs, expected text, whose rows have no picture, because model.without=",
+    "model.without=pictures,codes": "init.parts: found resnet, expected other parts, because model.without=pictures,codes",
+    "model.without=codes": "data.blocks.infilling.sources: found rows image_infilling, whose targets are image codes, expected others",
     "mesh.data=0": "mesh.data: found 0",
     "mesh.fsdp=-1": "mesh: found -1 more than once",
     "mesh.tensor=3": "model.num_heads: found 4, expected a multiple of 3 (mesh.tensor=3 splits it): nearest 3 or 6",
@@ -138,6 +142,20 @@ def test_a_broken_field_is_named_in_one_sentence(nano, flag):
     assert all("\n" not in sentence for sentence in found)
     with pytest.raises(ConfigError):
         check(override(nano, [(path, text)]))
+
+
+def test_sets_that_need_a_part_which_the_model_lacks_are_named(nano):
+    found = list(unreadable_sets(nano.eval.sets, dataclasses.replace(nano.model, without=("pictures", "codes"))))
+    tasks = {one.name: one.task for one in nano.eval.sets}
+    assert {line.split(": ")[0].split(".")[2] for line in found} == {name for name, task in tasks.items() if task != "text_infilling"}
+    assert all(line.endswith("because model.without=pictures,codes") for line in found)
+    codes = list(unreadable_sets(nano.eval.sets, dataclasses.replace(nano.model, without=("codes",))))
+    assert codes and all("whose targets are image codes, expected another task" in line for line in codes)
+    assert list(unreadable_sets(nano.eval.sets, nano.model)) == []
+    text = read_config(str(ROOT / "configs" / "finetune" / "glue.py"))
+    assert list(problems(text)) == []
+    (sentence,) = problems(override(text, [("eval.sets.0.task", "vqa")]))
+    assert sentence.startswith("eval.sets.rte/validation.task: found vqa, which reads pictures, expected one of text_infilling, ")
 
 
 def test_what_pallas_does_not_do_is_refused(nano):

@@ -90,6 +90,14 @@ def test_a_forward_pass_has_the_products_that_are_counted(kept: int, rank: int):
     np.testing.assert_allclose(traced(config, gradient=False, key=bool(kept)), counted, rtol=1e-12)
 
 
+def test_logits_of_a_closed_set_are_not_counted():
+    """The config does not say how many ids occur in it."""
+    config = small()
+    closed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, answers="names.txt"))
+    whole, found = dict(step_operations(config)), dict(step_operations(closed))
+    assert whole.pop("logits") > 0 and found.pop("logits") == 0 and found == whole
+
+
 def test_the_front_alone():
     config = small()
     graphdef, state = jax.eval_shape(lambda key: ofa.create(config.model, config.vocab, key), jax.random.key(0))

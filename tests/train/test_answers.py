@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from ofa_jax.config.errors import ConfigError, UserError
 from ofa_jax.config.load import read_config
-from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, LossConfig, RunConfig, VocabConfig
+from ofa_jax.config.schema import BOS_ID, EOS_ID, PAD_ID, LossConfig, MeshConfig, RunConfig, VocabConfig
+from ofa_jax.models.ofa import NEVER, OFA
+from ofa_jax.models.precision import policy
+from ofa_jax.parallel.layout import Rows, own_rows
+from ofa_jax.parallel.mesh import make_mesh
 from ofa_jax.train.answers import ClosedSet, noisy, take_answers
-from ofa_jax.train.loss import block_loss
+from ofa_jax.train.loss import BlockLoss, block_loss, group_sums
+from ofa_jax.train.pretraining import closed_loss
 from ofa_jax.vocab.tokenizer import load_tokenizer
 from ofa_jax.vocab.trie import build_trie
 
@@ -42,12 +50,15 @@ def targets() -> np.ndarray:
 
 
 def test_what_the_trie_allows_at_each_target(config: RunConfig, targets: np.ndarray) -> None:
-    found = np.asarray(ClosedSet(config).allowed(jnp.asarray(targets), size=VOCAB.size))
+    answers = ClosedSet(config)
+    found = np.asarray(answers.allowed(jnp.asarray(targets)))
     trie = build_trie(load_tokenizer(VOCAB).encode_batch([f" {label}" for label in LABELS]))
     for row, allowed in zip(targets, found, strict=True):
         length = np.count_nonzero(row != PAD_ID)
         for place in range(length):
-            assert np.flatnonzero(allowed[place]).tolist() == trie.allowed(row[:place]), (row, place)
+            assert answers.ids[allowed[place]].tolist() == trie.allowed(row[:place]), (row, place)
+            assert answers.ids[int(answers.columns(row[place]))] == row[place]
+    assert np.asarray(answers.columns(jnp.asarray([PAD_ID, 777, int(answers.ids[-1])]))).tolist() == [-1, -1, len(answers.ids) - 1]
 
 
 def test_a_target_that_is_no_answer_is_named(config: RunConfig, targets: np.ndarray) -> None:
@@ -73,25 +84,116 @@ def test_two_classes_of_one_name_are_one_line(config: RunConfig, tmp_path: Path)
     ClosedSet(named).check(targets, where="batch 1")
 
 
+class Head:
+    """The output layer of `OFA` over a matrix [padded V, D]: of all ids, or of some."""
+
+    rows_of, logits_among = OFA.rows_of, OFA.logits_among
+
+    def __init__(self, table: jax.Array):
+        self.embedding, self.policy = types.SimpleNamespace(table=table), policy("f64")
+
+
+def given(targets: np.ndarray, loss: LossConfig) -> dict[str, Any]:
+    rows = len(targets)
+    return {
+        "target_ids": jnp.asarray(targets),
+        "confidence": jnp.repeat(jnp.linspace(0.3, 1.0, rows // 2, dtype=jnp.float64), 2),
+        "task_ids": jnp.zeros(rows, jnp.int32),
+        "num_tasks": 1,
+        "vocab_size": VOCAB.size,
+        "config": loss,
+    }
+
+
+def masked_whole(hidden: jax.Array, table: jax.Array, answers: ClosedSet, **given: Any) -> BlockLoss:
+    """The loss by its definition: logits of all ids, masked by the trie."""
+    allowed = jnp.zeros((*given["target_ids"].shape, VOCAB.size), bool).at[..., answers.ids].set(answers.allowed(given["target_ids"]))
+    padding = jnp.where(jnp.arange(VOCAB.padded_size) < VOCAB.size, 0.0, NEVER)
+    return block_loss(hidden, logits_of=lambda h: h @ table.T + padding, allowed=allowed, **given)
+
+
+LOSSES = [
+    LossConfig(label_smoothing=0.1),
+    LossConfig(label_smoothing=0.1, logit_chunk=3, r_drop_alpha=0.5, encouraging_log_end=0.75),
+    LossConfig(drop_worst=(0.3, 0)),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=("plain", "options", "dropped"))
+def test_logits_of_the_set_s_ids_alone_give_loss_and_gradients_of_the_masked_whole(
+    config: RunConfig, targets: np.ndarray, loss: LossConfig
+) -> None:
+    with jax.enable_x64(True):
+        draw = np.random.default_rng(0)
+        table = jnp.asarray(draw.normal(size=(VOCAB.padded_size, 4)))
+        targets = np.repeat(targets, 2, axis=0)  # every sequence twice, as R-Drop has it
+        hidden = jnp.asarray(draw.normal(size=(*targets.shape, 4)))
+        answers, terms = ClosedSet(config), given(targets, loss)
+
+        def total(part: BlockLoss) -> tuple[jax.Array, BlockLoss]:
+            return group_sums([part], config=loss, step=3).loss, part
+
+        def few(hidden: jax.Array, table: jax.Array) -> Any:
+            return total(closed_loss(hidden, Head(table), answers, **terms))
+
+        def whole(hidden: jax.Array, table: jax.Array) -> Any:
+            return total(masked_whole(hidden, table, answers, **terms))
+
+        (found, part), grads = jax.jit(jax.value_and_grad(few, argnums=(0, 1), has_aux=True))(hidden, table)
+        (expected, whole_part), whole_grads = jax.jit(jax.value_and_grad(whole, argnums=(0, 1), has_aux=True))(hidden, table)
+        assert abs(float(expected)) > 0.3 and np.abs(whole_grads[0]).max() > 0.01
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14), part.sums, whole_part.sums)
+        for ours, theirs in zip(grads, whole_grads, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_a_target_outside_of_the_set_costs_infinity_without_a_gradient(config: RunConfig, targets: np.ndarray) -> None:
+    with jax.enable_x64(True):
+        bad = np.where(targets == targets[0, 0], 777, targets)
+        table = jnp.asarray(np.random.default_rng(0).normal(size=(VOCAB.padded_size, 4)))
+        hidden = jnp.ones((*targets.shape, 4))
+        answers, terms = ClosedSet(config), given(bad, LOSSES[0])
+        loss, grad = jax.jit(jax.value_and_grad(lambda h: closed_loss(h, Head(table), answers, **terms).sums.loss))(hidden)
+        assert np.isinf(loss) and np.isfinite(grad).all() and not np.asarray(grad)[0, 0].any()
+
+
+def test_devices_that_hold_parts_of_the_vocabulary(config: RunConfig, targets: np.ndarray) -> None:
+    with jax.enable_x64(True):
+        draw = np.random.default_rng(1)
+        rows = np.concatenate([targets] * 2)[:8]
+        table, hidden = jnp.asarray(draw.normal(size=(VOCAB.padded_size, 4))), jnp.asarray(draw.normal(size=(*rows.shape, 4)))
+        answers, terms = ClosedSet(config), given(rows, LOSSES[0])
+        by_row = {name: terms.pop(name) for name in ("target_ids", "confidence", "task_ids")}
+        mesh = make_mesh(MeshConfig(fsdp=4), devices=jax.devices()[:4])
+
+        def local(hidden: jax.Array, table: jax.Array, by_row: dict[str, jax.Array]) -> Any:
+            def loss(hidden: jax.Array, table: jax.Array) -> jax.Array:
+                return closed_loss(hidden, Head(table), answers, **by_row, **terms).sums.loss
+
+            with own_rows(Rows(("fsdp",), 4, 4)):
+                value, grads = jax.value_and_grad(loss, argnums=(0, 1))(hidden, table)
+            return jax.lax.psum(value, "fsdp"), grads
+
+        split = PartitionSpec("fsdp")
+        run = jax.shard_map(local, mesh=mesh, in_specs=(split,) * 3, out_specs=(PartitionSpec(), (split,) * 2), check_vma=False)
+        found, grads = jax.jit(run)(hidden, table, by_row)
+        whole = jax.value_and_grad(lambda h, t: masked_whole(h, t, answers, **by_row, **terms).sums.loss, argnums=(0, 1))
+        expected, whole_grads = jax.jit(whole)(hidden, table)
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
+        for ours, theirs in zip(grads, whole_grads, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
 def test_the_masked_loss_has_the_gradient_of_finite_differences(config: RunConfig, targets: np.ndarray) -> None:
     with jax.enable_x64(True):
         draw = np.random.default_rng(0)
         table = jnp.asarray(draw.normal(size=(VOCAB.padded_size, 4)))
         hidden = jnp.asarray(draw.normal(size=(*targets.shape, 4)))
-        answers = ClosedSet(config)
+        answers, terms = ClosedSet(config), given(targets, LOSSES[0])
 
         def loss(hidden: jax.Array) -> jax.Array:
-            return block_loss(
-                hidden,
-                logits_of=lambda h: h @ table.T,
-                target_ids=jnp.asarray(targets),
-                confidence=jnp.asarray(draw.uniform(0.3, 1.0, len(targets)) * 0 + 0.7),
-                task_ids=jnp.zeros(len(targets), jnp.int32),
-                num_tasks=1,
-                vocab_size=VOCAB.size,
-                config=LossConfig(label_smoothing=0.1),
-                allowed=answers.allowed(jnp.asarray(targets), size=VOCAB.size),
-            ).sums.loss
+            return closed_loss(hidden, Head(table), answers, **terms).sums.loss
 
         gradient = jax.jit(jax.grad(loss))(hidden)
         for _ in range(8):
@@ -101,6 +203,14 @@ def test_the_masked_loss_has_the_gradient_of_finite_differences(config: RunConfi
             np.testing.assert_allclose(jnp.sum(gradient * way), slope, rtol=1e-7)
         first = np.asarray(gradient)[:, 0]
         assert np.abs(first[:-1]).max(1).min() > 0 and not np.asarray(gradient)[-1].any()
+
+
+def test_the_longest_class_of_imagenet_fits_its_recipe() -> None:
+    """With EOS behind it: cut, it would be none of the answers, and the run would stop."""
+    name = " platypus, duckbill, duckbilled platypus, duck-billed platypus, Ornithorhynchus anatinus"
+    recipe = read_config("configs/finetune/imagenet.py")
+    assert isinstance(recipe, RunConfig)
+    assert recipe.data.blocks[0].target_len >= len(load_tokenizer(VOCAB).encode(name)) + 1
 
 
 def test_answers_are_taken_from_behind_their_prompts() -> None:

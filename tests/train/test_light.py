@@ -172,7 +172,7 @@ def test_evaluation_reads_the_same_of_both(runs, base):
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (state.params, state.stats))
     shaped = CheckpointReader(folder / "trained").restore_params(*shapes)
     assert equal(shaped.params, state.ema) and equal(shaped.stats, state.stats)
-    paths = [CheckpointReader(folder / name).parameter_paths() for name in ("all", "trained")]
+    paths = [CheckpointReader(folder / name).parameter_shapes() for name in ("all", "trained")]
     assert paths[0] == paths[1] and len(paths[0]) == len(jax.tree.leaves(state.params))
 
 
