@@ -23,10 +23,10 @@ def get_config(arg: str = "") -> RunConfig:
     """Returns the run; `arg`: what every config takes (`debug`, `steps=N`)."""
     config = laptop(
         "painting",
-        block=BlockConfig("paintings", "text", rows=32, source_len=32, target_len=SIDE**2 + 1, sources=SOURCE),
+        block=BlockConfig("paintings", "text", rows=24, source_len=32, target_len=SIDE**2 + 1, sources=SOURCE),
         sets=tuple(EvalSetConfig(f"paintings/{split}", "image_generation", "scenes", split, limit=400) for split in SPLITS),
-        steps=3_000,
-        learning_rate=1e-3,
+        steps=2_000,
+        learning_rate=1.5e-3,
         loss=LossConfig(constraint_range=CODES),
         model={"code_image_px": 4 * SIDE, "without": ("pictures",)},
         frozen=(),
