@@ -25,10 +25,11 @@ def get_config(arg: str = "") -> RunConfig:
             "captions", "pairs", rows=32, source_len=12, target_len=CAPTION_TOKENS, sources=SOURCE, image_px=64, pairs_per_image=DRAWS
         ),
         sets=SETS,
-        steps=400,
+        steps=1_000,
         learning_rate=1e-4,
         decode=(BEAM,),
         frozen=("resnet", "embedding"),
+        ema=0.99,
         start="laptop_caption",
     )
     reward = RewardConfig(

@@ -42,6 +42,7 @@ def laptop(
     loss: LossConfig | None = None,
     decode: tuple[str, ...] = (),
     frozen: tuple[str, ...] = ("resnet",),
+    ema: float = 0.0,
     model: dict[str, Any] | None = None,
     start: str = START,
 ) -> RunConfig:
@@ -52,7 +53,7 @@ def laptop(
         model=dataclasses.replace(config.model, **(model or {})),
         data=dataclasses.replace(config.data, blocks=(block,), write_digests=False),
         loss=loss or LossConfig(),
-        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_fraction=0.06, clip_norm=1.0, frozen=frozen),
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_fraction=0.06, clip_norm=1.0, frozen=frozen, ema_decay=ema),
         checkpoint=CheckpointConfig(every_steps=500, every_s=0.0, keep=1),
         eval=EvalConfig(sets=sets, batch_rows=64, source_len=block.source_len, target_len=block.target_len, image_px=64, decode=decode),
         init=InitConfig(checkpoint=f"runs/{start}"),
