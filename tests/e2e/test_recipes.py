@@ -71,8 +71,11 @@ def test_a_recipe_is_evaluated_and_asked_too(recipe: str, tmp_path: Path) -> Non
         said = run([sys.executable, str(ROOT / "launch" / "eval.py"), f"--reproduce={row}", f"--checkpoint={workdir}"], tmp_path)
         found = json.loads((workdir / "reproduced.json").read_text())[row]
         assert found["n"] and found["checkpoint"]["step"] == 4 and "the numbers mean nothing" in said
-    if not RECIPES[recipe].startswith("what is the complete image?"):  # what is painted without a picture is drawn by evaluation alone
-        run([sys.executable, str(ROOT / "launch" / "predict.py"), f"--checkpoint={workdir}", f"--text={RECIPES[recipe]}"], tmp_path)
+    asked = [f"--checkpoint={workdir}", f"--text={RECIPES[recipe]}"]
+    if RECIPES[recipe].startswith("what is the complete image?"):
+        asked += ["--output=codes", f"--draw={tmp_path / 'painted.png'}"]
+    run([sys.executable, str(ROOT / "launch" / "predict.py"), *asked], tmp_path)
+    assert (tmp_path / "painted.png").exists() == ("--output=codes" in asked)
 
 
 def trained(recipe: str, tmp_path: Path) -> tuple[str, list[str], Path]:

@@ -94,16 +94,21 @@ def drawn(config):
 
 
 @pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.full), "frozen"])
-def test_devices_and_micro_batches_have_the_gradients_of_the_batch(x64: None, norm):
+@pytest.mark.parametrize(
+    "parts",
+    [((1, MANY, 8),), pytest.param(((4, MeshConfig(), 1), (2, MeshConfig(data=1, fsdp=2), 2)), marks=pytest.mark.full)],
+    ids=["devices", "micro-batches"],
+)
+def test_devices_and_micro_batches_have_the_gradients_of_the_batch(x64: None, norm, parts):
     config = dataclasses.replace(EXACT, model=dataclasses.replace(EXACT.model, image_norm=norm))
     state = drawn(config)
     whole = gradients_of(config, state.params, state.stats, mesh=MeshConfig(), devices=1)
     assert float(whole[0][0]) > 1
-    for count, mesh, devices in ((4, MeshConfig(), 1), (1, MANY, 8), (2, MeshConfig(data=1, fsdp=2), 2)):
-        parts = gradients_of(in_micros(config, count), state.params, state.stats, mesh=mesh, devices=devices)
-        assert_same(whole, parts, what=(count, mesh))
+    for count, mesh, devices in parts:
+        found = gradients_of(in_micros(config, count), state.params, state.stats, mesh=mesh, devices=devices)
+        assert_same(whole, found, what=(count, mesh))
         if norm == "frozen":
-            jax.tree.map(np.testing.assert_array_equal, parts[0][1].stats, state.stats)
+            jax.tree.map(np.testing.assert_array_equal, found[0][1].stats, state.stats)
 
 
 @pytest.mark.full

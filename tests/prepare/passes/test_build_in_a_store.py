@@ -101,6 +101,7 @@ def test_what_is_asked_of_a_store_does_not_grow_with_what_is_done(store: ObjectS
     assert len(index) <= 4, index  # the folder, and not its files
 
 
+@pytest.mark.full
 def test_other_options_and_other_files_are_refused_and_rebuilt_only_where_ours(store: ObjectStore, source: Path, tmp_path: Path) -> None:
     store.put(f"{DATA}/cc3m/raw.tar", b"of value")
     for flags in ((), ("--rebuild",)):
