@@ -96,8 +96,8 @@ def drawn(config):
 @pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.full), "frozen"])
 @pytest.mark.parametrize(
     "parts",
-    [((1, MANY, 8),), pytest.param(((4, MeshConfig(), 1), (2, MeshConfig(data=1, fsdp=2), 2)), marks=pytest.mark.full)],
-    ids=["devices", "micro-batches"],
+    [((4, MeshConfig(), 1), (1, MANY, 8)), pytest.param(((2, MeshConfig(data=1, fsdp=2), 2),), marks=pytest.mark.full)],
+    ids=["either", "both"],
 )
 def test_devices_and_micro_batches_have_the_gradients_of_the_batch(x64: None, norm, parts):
     config = dataclasses.replace(EXACT, model=dataclasses.replace(EXACT.model, image_norm=norm))
