@@ -259,7 +259,7 @@ def _classes_and_paintings() -> Iterator[PublishedRow]:
             EvalSetConfig("paintings/test", "image_generation", "coco_captions", "test"), "none", 0,
             "drawn:sample,beam=24,top_k=256,max_len=1024,seed=42",  # evaluate_image_gen.sh
             "", 1.0, column, found, _MARGIN, _COCO, (_SIZE_NOTE,),
-            needs=f"{needs[column]} and a scorer that chooses of 24 pictures (--config.eval.decode, scorer=FILE.py:function); "
+            needs=f"{needs[column]} and a scorer that chooses of 24 pictures (--decode=best:sample,beam=24,...,scorer=FILE.py:function); "
             f"python launch/eval.py --config=configs/finetune/image_generation_reward.py takes them",
         )  # fmt: skip
 

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.errors import DataError
 from ofa_jax.config.schema import BlockConfig, EvalSetConfig, PictureJudgesConfig, SourceConfig
 from ofa_jax.eval.codec import load_codec, pictures_of
 from ofa_jax.eval.collect import collect
 from ofa_jax.eval.painting import PictureJudge, _derangement, generate
+from ofa_jax.eval.points import Checkpoint, points
 from ofa_jax.eval.predict import Predictor
 from ofa_jax.eval.rank import NamedScorer
 from ofa_jax.eval.runner import Judge, evaluate
@@ -128,3 +130,14 @@ def test_training_measures_without_generating(painting, build_row, tokenizer, op
     examples = collect(painting, SET, build_row=build_row, open_source=open_source)
     rows, _ = judge(examples, [np.asarray(example.sequence.target_ids) for example in examples.examples])
     assert list(rows) == ["code_accuracy"] and rows["code_accuracy"]["value"] == 1
+
+
+def test_a_sweep_generates_codes_in_every_way_that_names_their_task():
+    checkpoint, infilling = Checkpoint(Path("run"), 1), EvalSetConfig("holes", "image_infilling", "scenes", "validation")
+    ways = [DecodeSetting(name, method="sample", tasks=("image_generation",)) for name in ("few", "many")]
+    found = points([checkpoint], [GREEDY, *ways], [SET, infilling])
+    assert [(point.eval_set.name, point.setting.name) for point in found] == [
+        ("paintings", "few"),
+        ("paintings", "many"),
+        ("holes", "forced"),
+    ]
