@@ -115,7 +115,7 @@ def points(checkpoints: Sequence[Checkpoint], settings: Sequence[DecodeSetting],
         found += [Point(c, eval_set, s) for c in checkpoints for s in fitting]
     for setting in settings:
         if found and not any(point.setting == setting for point in found):
-            free = sorted({task_of(s).name for s in sets if task_of(s).scoring == "free"})
+            free = sorted({task_of(s).name for s in sets if task_of(s).scoring == "free" or task_of(s).output == "codes"})
             raise ConfigError(f"decode {setting.name}: found no set it fits, expected one of its tasks among those of the sets: {free}")
     return tuple(found)
 

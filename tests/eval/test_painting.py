@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
-from ofa_jax.config.errors import DataError
+from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import BlockConfig, EvalSetConfig, PictureJudgesConfig, SourceConfig
 from ofa_jax.eval.codec import load_codec, pictures_of
 from ofa_jax.eval.collect import collect
@@ -135,9 +135,7 @@ def test_training_measures_without_generating(painting, build_row, tokenizer, op
 def test_a_sweep_generates_codes_in_every_way_that_names_their_task():
     checkpoint, infilling = Checkpoint(Path("run"), 1), EvalSetConfig("holes", "image_infilling", "scenes", "validation")
     ways = [DecodeSetting(name, method="sample", tasks=("image_generation",)) for name in ("few", "many")]
-    found = points([checkpoint], [GREEDY, *ways], [SET, infilling])
-    assert [(point.eval_set.name, point.setting.name) for point in found] == [
-        ("paintings", "few"),
-        ("paintings", "many"),
-        ("holes", "forced"),
-    ]
+    found = [(point.eval_set.name, point.setting.name) for point in points([checkpoint], ways, [SET, infilling])]
+    assert found == [("paintings", "few"), ("paintings", "many"), ("holes", "forced")]
+    with pytest.raises(ConfigError, match=r"decode greedy: found no set it fits, expected one of its tasks among .*'image_generation'"):
+        points([checkpoint], [*ways, GREEDY], [SET])
