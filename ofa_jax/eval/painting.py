@@ -110,8 +110,8 @@ class PictureJudge:
             network = Network.load(judges.features, flag="eval.pictures.features")
             real = self._real(examples, network, px=pictures.shape[1])
             value, naive = (frechet_distance(feature_statistics(network.of_pictures(some)), real) for some in (pictures, noise))
-            nothing = [float("nan"), float("nan")]
-            found["fid"] = {"value": value, "baseline": naive, "baseline_name": random, "n": len(pictures), "interval_95": nothing}
+            about = {"baseline": naive, "baseline_name": random, "n": len(pictures), "interval_95": [None, None]}
+            found["fid"] = {"value": value, **about}
         return found
 
     def _captions(self, pictures: np.ndarray) -> list[str]:

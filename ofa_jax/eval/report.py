@@ -24,6 +24,7 @@ from ofa_jax.config.schema import RunConfig
 from ofa_jax.eval import drawing
 from ofa_jax.eval.codec import PictureCodec, load_codec
 from ofa_jax.eval.runner import PICTURES_DIR, PREDICTIONS_FILE, RESULTS_FILE
+from ofa_jax.metrics.bootstrap import interval_text
 
 REPORT_FILE, CURVES_FILE, SHEETS_DIR = "report.html", "loss_curves.png", "report_pictures"
 
@@ -37,11 +38,12 @@ _CREDITS = {
 }
 _CODES_NOTE = (
     "Image codes are those of CODEC. “True codes” is the truth encoded and decoded again, so no fill can look better. “Generated” is "
-    "decoded greedily, code after code, from what the model said itself (generated_code_accuracy). code_accuracy is teacher-forced: every "
-    "code is predicted from the true codes before it, which is easier, and its baseline sees the true code before as well."
+    "decoded code after code, from what the model said itself, greedily where the config names no other way (generated_code_accuracy). "
+    "code_accuracy is teacher-forced: every code is predicted from the true codes before it, which is easier, and its baseline sees the "
+    "true code before as well."
 )
 _METHOD = (
-    "Text, boxes and objects are decoded greedily. Text infilling is teacher-forced and counts hidden tokens only. Intervals are 95 % "
+    "DECODED Text infilling is teacher-forced and counts hidden tokens only. Intervals are 95 % "
     "percentile bootstraps over records. Baselines are learned from training data, but for matching, where it is the better constant "
     "answer on the set itself. CIDEr-D (1.0 is usually printed as 100) and BLEU split words simply and do not use the Java tokeniser of "
     "published numbers. A greedy decoder gives objects no confidence: AP orders them by place in the output, so F1 is the fairer number."
@@ -101,7 +103,7 @@ def write_report(directory: str | Path, config: RunConfig, *, facts: dict[str, s
     (directory / SHEETS_DIR).mkdir(exist_ok=True)
 
     body = [f"<h1>{escaped(config.name)}</h1>", _facts(config, metrics, facts or {}), notes(shown, codec)]
-    body += ["<h2>Held-out results against baselines</h2>", f"<p><small>{_METHOD}</small></p>", _table(results)]
+    body += ["<h2>Held-out results against baselines</h2>", f"<p><small>{_method(config)}</small></p>", _table(results)]
     if curves:
         body += ["<h2>Loss by task</h2>", f"<img class=curves alt='loss curves' src='{_embedded((directory / CURVES_FILE).read_bytes())}'>"]
     for name in results:
@@ -160,6 +162,16 @@ def notes(lines: Sequence[dict[str, Any]], codec: PictureCodec | None) -> str:
     return "".join(f"<p>{note}</p>" for note in said)
 
 
+def _method(config: RunConfig) -> str:
+    ways = "; ".join(config.eval.decode)
+    decoded = (
+        f"Sets are decoded as the config says ({escaped(ways)}), others greedily."
+        if ways
+        else "Text, boxes and objects are decoded greedily."
+    )
+    return _METHOD.replace("DECODED", decoded)
+
+
 def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     heads = ("set", "metric", "value", "95 % interval", "baseline", "margin", "n", "baseline is")
     numbers = heads[2:7]
@@ -167,10 +179,11 @@ def _table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     for name, metrics in results.items():
         for place, (metric, r) in enumerate(metrics.items()):
             low, high = r["interval_95"]
-            kind = "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
+            kind = "near" if low is None else "above" if low > r["baseline"] else "below" if high < r["baseline"] else "near"
             rows.append(
                 f"<tr><td>{escaped(name) if place == 0 else ''}<td>{escaped(metric)}"
-                f"<td class=n>{r['value']:.3f}<td class=n>{low:.3f} – {high:.3f}<td class=n>{r['baseline']:.3f}"
+                f"<td class=n>{r['value']:.3f}<td class=n>{interval_text(r['interval_95']).replace('..', '–')}"
+                f"<td class=n>{r['baseline']:.3f}"
                 f"<td class='n {kind}'>{r['value'] - r['baseline']:+.3f}<td class=n>{r['n']:,}<td>{escaped(r['baseline_name'])}</tr>"
             )
             if details := _details(r):

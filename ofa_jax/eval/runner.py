@@ -29,6 +29,7 @@ from ofa_jax.eval.painting import PictureJudge, generate
 from ofa_jax.eval.predict import ClosedSet, Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
 from ofa_jax.eval.shares import gather_shares, own_share
+from ofa_jax.metrics.bootstrap import interval_text
 from ofa_jax.parallel import hosts
 from ofa_jax.tasks.rows import RowBuilder
 from ofa_jax.vocab.tokenizer import Tokenizer
@@ -198,9 +199,8 @@ def format_table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
     rows = [header]
     for name, metrics in results.items():
         for metric, r in metrics.items():
-            low, high = r["interval_95"]
             rows.append((
-                name, metric, f"{r['value']:.3f}", f"{low:.3f} .. {high:.3f}", f"{r['baseline']:.3f}",
+                name, metric, f"{r['value']:.3f}", interval_text(r["interval_95"]), f"{r['baseline']:.3f}",
                 f"{r['value'] - r['baseline']:+.3f}", str(r["n"]), r["baseline_name"],
             ))  # fmt: skip
     widths = [max(len(row[c]) for row in rows) for c in range(len(header))]

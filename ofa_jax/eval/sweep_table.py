@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_jax.eval.points import write_whole
+from ofa_jax.metrics.bootstrap import interval_text
 
 TABLE = "sweep"
 COLUMNS = ("checkpoint", "set", "decode", "metric", "value", "low", "high", "baseline", "baseline_name", "n")
@@ -48,5 +49,6 @@ def cells_of(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 def _body(table: dict[tuple[str, str, str], dict[str, dict[str, Any]]], settings: list[str]) -> Iterator[list[str]]:
     for key, found in table.items():
         any_row = next(iter(found.values()))
-        values = [f"{found[s]['value']:.3f} ({found[s]['low']:.3f} .. {found[s]['high']:.3f})" if s in found else "" for s in settings]
+        cells = {s: (row["value"], interval_text((row["low"], row["high"]))) for s, row in found.items()}
+        values = [f"{cells[s][0]:.3f} ({cells[s][1]})" if s in cells else "" for s in settings]
         yield [*key, *values, f"{any_row['baseline']:.3f}", str(any_row["n"])]

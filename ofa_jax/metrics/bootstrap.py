@@ -40,3 +40,9 @@ def interval_95(
         values.append(measured.resample(counts[:, groups].astype(np.float64)))
     low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
     return float(low), float(high)
+
+
+def interval_text(interval: Sequence[float | None]) -> str:
+    """Returns an interval as text; "none" for a metric that has none (FID is no mean over pictures)."""
+    low, high = interval
+    return "none" if low is None or high is None else f"{low:.3f} .. {high:.3f}"
