@@ -91,6 +91,7 @@ def test_the_error_of_a_worker_of_the_second_slice_reaches_the_terminal_and_its_
         assert not (tmp_path / "cloud" / "homes").exists()
 
 
+@pytest.mark.full
 def test_a_preempted_pod_is_asked_for_again_and_the_same_command_goes_on(tmp_path: Path):
     with pod(tmp_path, slices=1, workers=2) as person:
         command = ["--", RUN, f"--checkpoint={tmp_path}/steps", "--steps=100000", f"--until={tmp_path}/enough"]

@@ -129,6 +129,7 @@ def test_components_and_frozen_fronts():
     assert collections.Counter(step_operations(frozen)) - collections.Counter(whole) == {}
 
 
+@pytest.mark.full
 def test_what_rematerialisation_does_again():
     """`model.remat=dots` repeats scores and their product with the values, which `Linear` does not make; full repeats what layers do, but
     for their last product, which nothing backward reads."""

@@ -332,6 +332,7 @@ def test_rewinds_are_counted_over_the_lives_of_a_run(tmp_path):
         run(of_run(tmp_path, "early", rewinds=1), {0: NAN, 1: NAN})
 
 
+@pytest.mark.full
 def test_a_checkpoint_from_before_the_guard_goes_on(tmp_path, capsys):
     """The part and the config's field are taken away, as an older version wrote them."""
     config = of_run(tmp_path)

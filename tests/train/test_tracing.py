@@ -64,6 +64,7 @@ def test_a_trace_at_a_step_has_whole_steps_and_changes_nothing(tmp_path, capsys)
     assert "ms of operations on all threads of the device" in printed and "others:" in printed and "ui.perfetto.dev" in printed
 
 
+@pytest.mark.full
 def test_a_signal_asks_for_one_and_the_handler_goes_with_the_run(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     workdir, said, _ = traced(tmp_path / "run", at=lambda workdir: os.kill(os.getpid(), signal.SIGUSR1))

@@ -85,6 +85,7 @@ def test_a_store_with_faults_holds_the_files_of_a_local_build(store: ObjectStore
     assert (status, said) == (0, f"every shard below {DATA} is as its manifest says\n")
 
 
+@pytest.mark.full
 def test_what_is_asked_of_a_store_does_not_grow_with_what_is_done(store: ObjectStore, source: Path) -> None:
     """Each pass lists its folder instead of asking for thousands of files, and makes what is missing, nothing else."""
     assert run(store, command(source, DATA))[0] == 0
