@@ -83,7 +83,12 @@ def trained(recipe: str, tmp_path: Path) -> tuple[str, list[str], Path]:
     name, _, arg = recipe.partition(":")
     config = f"--config={ROOT}/configs/finetune/{name}.py:debug{',' + arg if arg else ''},steps=4"
     workdir = tmp_path / "run"
-    flags = [f"--config.workdir={workdir}", "--config.checkpoint.every_steps=2", "--config.eval.every_steps=2"]
+    flags = [
+        f"--config.workdir={workdir}",
+        "--config.checkpoint.every_steps=2",
+        "--config.checkpoint.keep=2",
+        "--config.eval.every_steps=2",
+    ]
     if name == "image_generation_reward":
         judge = tmp_path / "clip.py"
         judge.write_text("def reward(instruction, picture, pictures, captions):\n    return [float(one.mean()) for one in pictures]\n")
