@@ -159,7 +159,9 @@ def debug(config: RunConfig, *, own_data: bool = False) -> RunConfig:
         ),
         loss=dataclasses.replace(config.loss, logit_chunk=min(config.loss.logit_chunk, 16)),
         mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1),
-        checkpoint=dataclasses.replace(config.checkpoint, keep_best=0, best_metric=""),  # its sets are others
+        checkpoint=dataclasses.replace(
+            config.checkpoint, keep_best=0, best_metric="", content="all"
+        ),  # sets are others, and there is no base
         init=InitConfig(),  # other runs' parameters have another shape
         eval=dataclasses.replace(
             config.eval,
