@@ -8,6 +8,7 @@ brings (`eval.pictures`): a user's networks, as FID, the Inception score and CLI
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,19 @@ def generate(
     if setting.scorer and mine.examples:
         found = ranked(mine, found, NamedScorer.load(setting.scorer), vocab=config.vocab, tokenizer=tokenizer, codec=codec)
     return gather_shares(found.ids, {}, total=len(examples.examples))[0]
+
+
+def load_judges(judges: PictureJudgesConfig) -> list[str]:
+    """Loads what `eval.pictures` names, and returns a digest of each network's file and the place of the captioning checkpoint.
+
+    Called before anything is decoded: that a file or run is missing is found then. Raises ConfigError, DataError or CheckpointError.
+    """
+    networks = {name: getattr(judges, name) for name in ("features", "probabilities", "images", "texts")}
+    found = [Network.load(spec, flag=f"eval.pictures.{name}").digest() for name, spec in networks.items() if spec]
+    if judges.real:
+        read_statistics(Path(judges.real))
+        found.append(hashlib.sha256(Path(judges.real).read_bytes()).hexdigest())
+    return found + ([_captioner(judges.captioner).source] if judges.captioner else [])
 
 
 class PictureJudge:

@@ -20,6 +20,7 @@ from ofa_jax.config.schema import EvalSetConfig
 from ofa_jax.data.records import SCHEMA_VERSION
 from ofa_jax.eval import leaderboard
 from ofa_jax.eval.collect import task_of
+from ofa_jax.eval.painting import load_judges
 from ofa_jax.eval.predict import ClosedSet
 from ofa_jax.eval.rank import NamedScorer
 from ofa_jax.eval.world import World
@@ -131,6 +132,7 @@ def fingerprint(world: World, point: Point, closed: ClosedSet | None) -> tuple[s
         "records": SCHEMA_VERSION,
         "metrics": list(task_of(point.eval_set).metrics),
         "labels": list(closed.labels) if closed else [],
+        "judges": load_judges(world.config.eval.pictures) if point.eval_set.task == "image_generation" else [],
         "scorer": NamedScorer.load(point.setting.scorer).digest() if point.setting.scorer else "",
     }
     checkpoint = [str(point.checkpoint.folder), point.checkpoint.step, point.checkpoint.saved_ns]

@@ -25,7 +25,7 @@ from ofa_jax.data.records import RecordSource
 from ofa_jax.eval.baselines import TrainingData, predict_baseline
 from ofa_jax.eval.codec import load_codec
 from ofa_jax.eval.collect import Examples, collect
-from ofa_jax.eval.painting import PictureJudge, generate
+from ofa_jax.eval.painting import PictureJudge, generate, load_judges
 from ofa_jax.eval.predict import ClosedSet, Predictor
 from ofa_jax.eval.scoring import Outputs, prediction_lines, read_outputs, score_set
 from ofa_jax.eval.shares import gather_shares, own_share
@@ -137,7 +137,10 @@ def evaluate(
     results: dict[str, dict[str, dict[str, Any]]] = {}
     lines: list[dict[str, Any]] = []
     pictures: dict[str, np.ndarray] = {}
-    for number, eval_set in enumerate(config.eval.sets if sets is None else sets):
+    chosen = config.eval.sets if sets is None else sets
+    if any(eval_set.task == "image_generation" for eval_set in chosen) and hosts.is_first():
+        load_judges(config.eval.pictures)
+    for number, eval_set in enumerate(chosen):
         start = time.perf_counter()
         examples = collect(config, eval_set, build_row=build_row, open_source=open_source)
         collected = time.perf_counter()

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 import pytest
 
+from ofa_jax.checkpoint.folders import COMMIT_MARKER
 from ofa_jax.config.decoding import GREEDY, DecodeSetting
 from ofa_jax.config.errors import ConfigError, DataError
 from ofa_jax.config.schema import BlockConfig, EvalSetConfig, PictureJudgesConfig, SourceConfig
 from ofa_jax.eval.codec import load_codec, pictures_of
 from ofa_jax.eval.collect import collect
-from ofa_jax.eval.painting import PictureJudge, _derangement, generate
-from ofa_jax.eval.points import Checkpoint, points
+from ofa_jax.eval.painting import PictureJudge, _derangement, generate, load_judges
+from ofa_jax.eval.points import Checkpoint, fingerprint, points
 from ofa_jax.eval.predict import Predictor
-from ofa_jax.eval.rank import NamedScorer
 from ofa_jax.eval.runner import Judge, evaluate
 from ofa_jax.eval.ways import ways_of
 from ofa_jax.eval.world import World
@@ -101,7 +101,6 @@ def test_the_best_of_several_pictures_is_kept_and_judged(painting, model, build_
     assert np.array_equal(greedy, predictor.generate(examples).ids) and not np.array_equal(greedy, everything.ids)
     with pytest.raises(DataError, match="found neither vqgan.npz nor codebook.npz"):
         PictureJudge(painting, open_source=open_source, codec=None)(examples, [line["generated"] for line in found.predictions])
-    assert NamedScorer.load(setting.scorer).digest()
 
 
 def test_true_pictures_have_no_distance_from_themselves(painting, build_row, tokenizer, open_source, tmp_path):
@@ -139,3 +138,27 @@ def test_a_sweep_generates_codes_in_every_way_that_names_their_task():
     assert found == [("paintings", "few"), ("paintings", "many"), ("holes", "forced")]
     with pytest.raises(ConfigError, match=r"decode greedy: found no set it fits, expected one of its tasks among .*'image_generation'"):
         points([checkpoint], [*ways, GREEDY], [SET])
+
+
+def test_judges_are_found_before_anything_is_decoded_and_another_version_of_one_is_another(
+    painting, model, build_row, tokenizer, open_source, tmp_path
+):
+    files = [tmp_path / name for name in ("one.py", "other.py")]
+    for number, file in enumerate(files):
+        file.write_text(f"{NETWORKS}\n# version {number}\n")
+    first, second = (load_judges(PictureJudgesConfig(features=f"{file}:features")) for file in files)
+    assert len(first) == 1 and first != second and first == load_judges(PictureJudgesConfig(features=f"{files[0]}:features"))
+    world = World(painting, tokenizer=tokenizer, build_row=build_row, open_source=open_source, negatives={})
+    point = points([Checkpoint(tmp_path, 1)], ways_of(world, (SET,))["paintings"][:1], [SET])[0]
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "1" / COMMIT_MARKER).touch()
+    named = [dataclasses.replace(painting.eval, pictures=PictureJudgesConfig(features=f"{tmp_path}/one.py:features"))]
+    judged = dataclasses.replace(world, config=dataclasses.replace(painting, eval=named[0]))
+    before = fingerprint(judged, point, None)
+    files[0].write_text(f"{NETWORKS}\n# version 2\n")
+    assert fingerprint(judged, point, None) != before
+
+    lost = dataclasses.replace(painting.eval, pictures=PictureJudgesConfig(features="nowhere.py:features"))
+    given = {"tokenizer": tokenizer, "build_row": build_row, "open_source": None}  # not reached
+    with pytest.raises(ConfigError, match=r"eval.pictures.features: found no file nowhere.py"):
+        evaluate(dataclasses.replace(painting, eval=lost), graphdef=model[0], params=model[1], stats=model[2], **given)
