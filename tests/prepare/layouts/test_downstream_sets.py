@@ -230,6 +230,15 @@ def test_fashion_mnist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert command()(["answers", "--dataset=fashion_mnist", f"--data_dir={tmp_path / 'data'}", "--most=4"]) == 0
     assert (tmp_path / "data" / "fashion_mnist" / "answers.txt").read_text() == "coat\ndress\npullover\nt-shirt/top\n"
     assert "4 of 5 different answers, 80.0% of all 5" in capsys.readouterr().out
+    listed = tmp_path / "data" / "fashion_mnist" / "answers.txt"
+    listed.write_text("an official one\n")
+    again = ["answers", "--dataset=fashion_mnist", f"--data_dir={tmp_path / 'data'}"]
+    assert command()(again) == 1 and command()([*again, "--most=-1"]) == 1
+    said = capsys.readouterr().err
+    assert "found another list of 1 answers, expected none; --rebuild replaces it" in said and "--most: found -1" in said
+    assert listed.read_text() == "an official one\n"
+    assert command()([*again, "--rebuild"]) == 0 and len(listed.read_text().splitlines()) == 5
+    capsys.readouterr()
 
     images, labels = (raw / f"t10k-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
     whole = gzip.decompress(images.read_bytes())
